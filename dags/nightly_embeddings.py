@@ -1,0 +1,96 @@
+"""Nightly embeddings: raw files in; one published version, its scores and its report out.
+
+**Schedule** 04:00 UTC, for the day *D* of the run: everything is fitted on what was known before
+*D* 00:00 UTC. Any day can be run again, in any order; a task whose inputs and config did not change
+says so and redoes nothing.
+
+**When a task fails** the last lines of its log say what was wrong, where, and what to do; then
+clear the task. Outputs appear only when they are whole, so a retry is harmless. A failed `check_`
+task means that the table before it holds rows that break `sql/checks`; no later task reads it.
+
+**Announce skipped?** The version was published, but `production` was not moved to it, as in a
+backfill of an older day.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import Asset, Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from jobs.datasets import EMBEDDING_VERSIONS_URI
+from jobs.launch import command
+
+EMBEDDING_VERSIONS = Asset(name="embedding_versions", uri=EMBEDDING_VERSIONS_URI)
+# Commands are rendered once more as templates, so a brace in a parameter is refused.
+PLAIN = {"type": "string", "minLength": 1, "pattern": r"^[^{}]+$"}
+
+
+@task.bash
+def run(job: str, *, ds: str, **flags: str) -> str:
+    """One job of the day."""
+    return command(job, **flags, day=ds)
+
+
+@task.bash
+def run_on_version(job: str, published: str, *, ds: str) -> str:
+    """One job of the day, on the version that `publish` named in its last line."""
+    return command(job, version=json.loads(published)["version"], day=ds)
+
+
+@task(outlets=[EMBEDDING_VERSIONS])
+def announce(published: str, *, ds: str, outlet_events: Any) -> None:
+    """Tell the scheduler that an alias has moved; consumers dedupe by version."""
+    said = json.loads(published)
+    if not said["promoted"]:
+        raise AirflowSkipException(f"version {said['version']} was not promoted")
+    outlet_events[EMBEDDING_VERSIONS].extra = {"day": ds, "version": said["version"]}
+
+
+@dag(
+    schedule="0 4 * * *",
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["tidemark", "embeddings"],
+    params={
+        "source": Param("sample", description="folder or zip of raw files, or: sample", **PLAIN),
+        "model": Param("smollm2-135m-instruct", description="hub id or folder", **PLAIN),
+    },
+    default_args={
+        "owner": "tidemark",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "execution_timeout": timedelta(hours=6),
+    },
+)
+def nightly_embeddings() -> None:
+    """Order and pools only; the work is in jobs."""
+
+    def step(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
+        return run.override(task_id=job, pool=pool)(job, **flags)
+
+    def check(producer: str) -> Any:
+        return run.override(task_id=f"check_{producer}")("check", producer=producer)
+
+    published = step("publish")
+    scores = run_on_version.override(task_id="score", pool="gpu")("score", published)
+    page = run_on_version.override(task_id="report")("report", published)
+
+    prepared = step("ingest", source="{{ params.source }}") >> check("ingest")
+    splits = prepared >> step("splits") >> check("splits")
+    texts = prepared >> step("item_texts") >> check("item_texts")
+    model = "{{ params.model }}"
+    semantics = texts >> step("distil", model=model, pool="gpu") >> check("distil")
+    factors = [splits, semantics] >> step("align", pool="gpu") >> check("align")
+    factors >> step("project", model=model, pool="gpu") >> check("project") >> published
+    published >> check("publish") >> scores >> check("score") >> page
+    announce(published)
+
+
+nightly_embeddings()

@@ -1,0 +1,86 @@
+"""A job's command line, made from its config class: nothing is declared twice."""
+
+from __future__ import annotations
+
+import sys
+from argparse import RawDescriptionHelpFormatter
+from datetime import date
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from jobs.launch import MODULES
+
+M = TypeVar("M", bound=BaseModel)
+EXIT_USAGE = 2
+
+
+class _Flags(BaseSettings):
+    """Flags that every job has. Values come from the command line alone, never from variables."""
+
+    day: date = Field(description="as-of day, YYYY-MM-DD; the day itself is the future")
+    force: bool = Field(False, description="redo the work even if nothing changed")
+    wait_s: float = Field(
+        0.0, ge=0, description="seconds to wait for another run of this job and day"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(
+        f"--{'-'.join(str(part) for part in e['loc']).replace('_', '-')} {e['input']!r}: {e['msg']}"
+        for e in error.errors()
+    )
+
+
+def parse(name: str, config_class: type[M], arguments: list[str]) -> tuple[M, date, bool, float]:
+    """The config, day, force and wait_s that `arguments` ask for; exits with 2 on nonsense."""
+    program = f"python -m {MODULES[name]}"
+    doc = f"{config_class.__doc__}\n\nexample: {program} --day 2026-03-02"
+    settings = cast(
+        type[_Flags],
+        type(
+            "Invocation",
+            (_Flags, config_class),
+            {
+                "__doc__": doc,
+                "__module__": __name__,
+                "model_config": SettingsConfigDict(
+                    cli_kebab_case=True,
+                    cli_implicit_flags=True,
+                    cli_hide_none_type=True,
+                    cli_enforce_required=True,
+                    cli_prog_name=program,
+                    extra="forbid",
+                    frozen=True,
+                ),
+            },
+        ),
+    )
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        settings, formatter_class=RawDescriptionHelpFormatter
+    )
+    try:
+        given = source(args=arguments)()
+        flags = settings(**given)
+    except ValidationError as error:
+        sys.stderr.write(f"{program}: {_explain(error)}\n")
+        sys.exit(EXIT_USAGE)
+    fields = {field: getattr(flags, field) for field in config_class.model_fields}
+    return config_class(**fields), flags.day, flags.force, flags.wait_s

@@ -1,0 +1,418 @@
+"""The job contract: a frozen config, `job(config, run)`, and a manifest written last."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import structlog
+from pydantic import BaseModel, ConfigDict
+from safetensors.numpy import load_file, save_file
+
+from jobs.command_line import parse
+from jobs.contract import conform
+from jobs.datasets import BY_NAME, Dataset, Format
+from jobs.errors import AlreadyRunning, JobError, NotAvailable, SourceError
+from jobs.files import sha256_file, sync_directory, sync_file, write_atomically
+from jobs.home import Home
+from jobs.logs import configure_logs
+from jobs.manifest import Artifact, Manifest, code_version
+
+EXIT_FAILED, EXIT_BUSY = 1, 75  # 75: EX_TEMPFAIL, try again later
+_ROW_GROUP = 65_536
+_POLL_S = 0.5
+
+
+class Config(BaseModel):
+    """What decides a job's output, apart from its inputs and its day. Unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+Job = Callable[[C, "Run"], None]
+Sources = Callable[[C, date, Home], Iterable[Path]]
+Intact = Callable[[Manifest, Home], bool]
+
+
+class Run:
+    """One job on one day: reads, staged writes, the lock and the manifest.
+
+    Use as a context manager. Leaving it normally gives the staged outputs their names and writes
+    the manifest; leaving it by an exception leaves the outputs of the last good run as they were.
+
+    Args:
+        job: name in `jobs.launch.MODULES`.
+        day: the as-of day; the day itself is the future.
+        config: goes into the manifest whole.
+        home: root of all state.
+        sources: files from outside the home that the job will read; hashed as inputs.
+        wait_s: how long to wait for another run of this job and day before refusing.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        day: date,
+        config: Config,
+        home: Home,
+        *,
+        sources: Iterable[Path] = (),
+        wait_s: float = 0.0,
+    ) -> None:
+        self.job, self.day, self.config, self.home = job, day, config, home
+        self.sources = tuple(sorted(sources))
+        self.log = structlog.get_logger().bind(job=job, day=str(day))
+        self.result: dict[str, Any] = {}
+        self._wait_s = wait_s
+        self._folder = home.run(job, day)
+        self._staging = self._folder / "staging"
+        self._metrics: dict[str, float] = {}
+        self._inputs: dict[str, Artifact] = {}
+        self._outputs: dict[str, Artifact] = {}
+        self._lock: IO[str] | None = None
+        self._hashed_sources: list[Artifact] | None = None
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Take the lock of this job and day and clear what a killed run left behind."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _take_lock(self._folder / "lock", self._wait_s, self.log)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Commit on success, discard on failure, release the lock in any case."""
+        try:
+            if kind is None and self._outputs:
+                self._commit()
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            assert self._lock is not None
+            self._lock.close()  # the kernel drops the lock with the last descriptor, also on kill
+
+    def _commit(self) -> None:
+        """Outputs first, manifest last; between the two there is no output, never half of one."""
+        manifest = self.home.manifest(self.job, self.day)
+        for name in self._outputs:
+            sync_file(self._staged(BY_NAME[name]))
+        manifest.unlink(missing_ok=True)
+        sync_directory(self._folder)
+        for name in self._outputs:
+            target = self.home.output(BY_NAME[name], self.day)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._staged(BY_NAME[name]).replace(target)
+            sync_directory(target.parent)
+        write_atomically(manifest, self._manifest().model_dump_json(indent=2))
+
+    def _manifest(self) -> Manifest:
+        return Manifest(
+            job=self.job,
+            day=str(self.day),
+            config=self.config.model_dump(mode="json"),
+            code_version=code_version(),
+            seed=getattr(self.config, "seed", None),
+            sources=self._source_artifacts(),
+            inputs=self.inputs,
+            outputs=list(self._outputs.values()),
+            metrics=self._metrics,
+            result=self.result,
+            seconds=round(time.monotonic() - self._started, 3),
+        )
+
+    def _source_artifacts(self) -> list[Artifact]:
+        if self._hashed_sources is None:
+            self._hashed_sources = [_source_artifact(path) for path in self.sources]
+        return self._hashed_sources
+
+    def unchanged(self, intact: Intact | None = None) -> Manifest | None:
+        """The manifest of an earlier run with this config and these inputs, if its outputs stand.
+
+        The code's version is recorded but not compared: a deploy alone redoes nothing.
+        """
+        last = load_manifest(self.home, self.job, self.day)
+        if last is None or last.config != self.config.model_dump(mode="json"):
+            return None
+        if last.sources != self._source_artifacts():
+            return None
+        if any(_current(self.home, self.day, name=i.name) != i.sha256 for i in last.inputs):
+            return None
+        if any(not _is_whole(self.home.root / o.path, o.sha256) for o in last.outputs):
+            return None
+        return last if intact is None or intact(last, self.home) else None
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def locate(self, dataset: Dataset) -> Path:
+        """Path of the day's snapshot of `dataset`, verified and recorded as an input.
+
+        Raises:
+            NotAvailable: no manifest names it, its bytes are not the manifest's, or its checks
+                have not passed.
+        """
+        artifact = _committed(self.home, dataset, self.day)
+        path = self.home.root / artifact.path
+        if not _is_whole(path, artifact.sha256):
+            raise NotAvailable(
+                f"{path} is not the file that the manifest of job '{dataset.producer}' names "
+                f"(sha256 {artifact.sha256[:12]}...); run that job again for {self.day}"
+            )
+        if dataset.format is Format.PARQUET and not is_checked(self.home, dataset, self.day):
+            raise NotAvailable(
+                f"{dataset.name} of {self.day} has not passed its checks; "
+                f"run: python -m jobs.check --producer {dataset.producer} --day {self.day}"
+            )
+        self._inputs[dataset.name] = artifact
+        return path
+
+    @property
+    def inputs(self) -> list[Artifact]:
+        """What has been read so far."""
+        return list(self._inputs.values())
+
+    def read(self, dataset: Dataset) -> pa.Table:
+        """The day's snapshot of a table; raises as `locate` does."""
+        return pq.read_table(self.locate(dataset), partitioning=None, memory_map=True)
+
+    def read_tensors(self, dataset: Dataset) -> dict[str, np.ndarray]:
+        """The day's snapshot of a set of weights; raises as `locate` does."""
+        return load_file(self.locate(dataset))
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def write(self, dataset: Dataset, table: pa.Table) -> None:
+        """Stage a table that meets its contract, sorted by key.
+
+        Raises:
+            ContractError: see `jobs.contract.conform`.
+        """
+        table = conform(dataset, table)
+        pq.write_table(
+            table,
+            self._stage(dataset, Format.PARQUET),
+            compression="zstd",
+            use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
+            row_group_size=_ROW_GROUP,
+            write_page_checksum=True,
+        )
+        self._record(dataset, table.num_rows)
+
+    def write_tensors(self, dataset: Dataset, tensors: Mapping[str, np.ndarray]) -> None:
+        """Stage a set of weights as safetensors."""
+        for name, tensor in tensors.items():
+            if not np.isfinite(tensor).all():
+                raise JobError(f"{dataset.name}: tensor '{name}' holds NaN or infinity")
+        save_file(dict(tensors), self._stage(dataset, Format.SAFETENSORS))
+        self._record(dataset, None)
+
+    def write_text(self, dataset: Dataset, text: str) -> None:
+        """Stage a JSON or HTML document."""
+        self._stage(dataset, dataset.format).write_text(text, encoding="utf-8")
+        self._record(dataset, None)
+
+    def metric(self, name: str, value: float) -> None:
+        """Record a figure in the manifest and the log."""
+        self._metrics[name] = float(value)
+        self.log.info("metric", name=name, value=round(float(value), 5))
+
+    def _staged(self, dataset: Dataset) -> Path:
+        return self._staging / f"{dataset.name}.{dataset.format.value}"
+
+    def _stage(self, dataset: Dataset, given: Format) -> Path:
+        if dataset.producer != self.job or dataset.format is not given:
+            raise ValueError(f"job '{self.job}' may not write {dataset.name} as {given.value}")
+        self._staging.mkdir(parents=True, exist_ok=True)
+        return self._staged(dataset)
+
+    def _record(self, dataset: Dataset, n_rows: int | None) -> None:
+        target = self.home.output(dataset, self.day)
+        self._outputs[dataset.name] = Artifact(
+            name=dataset.name,
+            path=target.relative_to(self.home.root).as_posix(),
+            sha256=sha256_file(self._staged(dataset)),
+            n_rows=n_rows,
+        )
+        self.log.info("staged", dataset=dataset.name, rows=n_rows)
+
+
+# -- what is committed ---------------------------------------------------------------------------
+
+
+def load_manifest(home: Home, job: str, day: date) -> Manifest | None:
+    """The manifest of a job's last good run on a day; None if there is none."""
+    try:
+        text = home.manifest(job, day).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return Manifest.model_validate_json(text)
+
+
+def _committed(home: Home, dataset: Dataset, day: date) -> Artifact:
+    manifest = load_manifest(home, dataset.producer, day)
+    artifact = manifest.output(dataset.name) if manifest else None
+    if artifact is None:
+        raise NotAvailable(
+            f"{dataset.name} of {day} does not exist: job '{dataset.producer}' has not run for "
+            f"that day in {home.root}"
+        )
+    return artifact
+
+
+def _current(home: Home, day: date, *, name: str) -> str | None:
+    manifest = load_manifest(home, BY_NAME[name].producer, day)
+    artifact = manifest.output(name) if manifest else None
+    return artifact.sha256 if artifact else None
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_file(path) == sha256
+
+
+def is_checked(home: Home, dataset: Dataset, day: date) -> bool:
+    """Whether the committed bytes of `dataset` are those that passed `sql/checks`."""
+    try:
+        mark = json.loads(home.check_mark(dataset, day).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    return mark["sha256"] == _current(home, day, name=dataset.name)
+
+
+def mark_checked(home: Home, dataset: Dataset, day: date) -> None:
+    """Write down that the committed bytes of `dataset` have passed."""
+    sha256 = _committed(home, dataset, day).sha256
+    write_atomically(home.check_mark(dataset, day), json.dumps({"sha256": sha256}))
+
+
+def _source_artifact(path: Path) -> Artifact:
+    try:
+        return Artifact(name=path.name, path=str(path), sha256=sha256_file(path))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+# -- lock ----------------------------------------------------------------------------------------
+
+
+def _take_lock(path: Path, wait_s: float, log: Any) -> IO[str]:
+    """An flock, which the kernel releases when its process dies, however it dies."""
+    file = path.open("a+", encoding="utf-8")
+    deadline = time.monotonic() + wait_s
+    said = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            if time.monotonic() >= deadline:
+                file.close()
+                raise AlreadyRunning(
+                    f"this job is already running for this day ({holder}); "
+                    "wait for it, or give --wait-s to queue behind it"
+                ) from None
+            if not said:
+                log.info("waiting for the run that holds the lock", holder=holder, wait_s=wait_s)
+                said = True
+            time.sleep(_POLL_S)
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+# -- command -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an execution ended: whether work was done, and the manifest that now stands."""
+
+    status: str  # "done" or "unchanged"
+    manifest: Manifest
+
+
+def execute(
+    name: str,
+    config: C,
+    day: date,
+    home: Home,
+    job: Job[C],
+    *,
+    sources: Sources[C] | None = None,
+    intact: Intact | None = None,
+    force: bool = False,
+    wait_s: float = 0.0,
+) -> Outcome:
+    """Run a job unless its last run still stands; see `main` for the arguments."""
+    files = sources(config, day, home) if sources else ()
+    with Run(name, day, config, home, sources=files, wait_s=wait_s) as run:
+        if not force and (last := run.unchanged(intact)):
+            run.log.info("nothing to do: same inputs, config and day", since=last.code_version)
+            return Outcome("unchanged", last)
+        job(config, run)
+    manifest = load_manifest(home, name, day)
+    if manifest is None:
+        raise JobError(f"job '{name}' wrote nothing")
+    run.log.info("done", seconds=manifest.seconds)
+    return Outcome("done", manifest)
+
+
+def main(
+    name: str,
+    config_class: type[C],
+    job: Job[C],
+    *,
+    sources: Sources[C] | None = None,
+    intact: Intact | None = None,
+) -> None:
+    """Command line of a job. The last line on stdout is a small JSON for the scheduler.
+
+    Args:
+        name: the job's name.
+        config_class: each field becomes a flag.
+        job: the work.
+        sources: names the files outside the home that the job reads, so that a changed source
+            is noticed before the job runs.
+        intact: whether an effect outside the tables (a published version) still stands.
+    """
+    config, day, force, wait_s = parse(name, config_class, sys.argv[1:])
+    configure_logs()
+    try:
+        outcome = execute(
+            name,
+            config,
+            day,
+            Home.from_environment(),
+            job,
+            sources=sources,
+            intact=intact,
+            force=force,
+            wait_s=wait_s,
+        )
+    except JobError as error:
+        sys.stderr.write(f"{name} {day}: {error}\n")
+        sys.exit(EXIT_BUSY if isinstance(error, AlreadyRunning) else EXIT_FAILED)
+    said = {"job": name, "day": str(day), "status": outcome.status, **outcome.manifest.result}
+    sys.stdout.write(json.dumps(said) + "\n")

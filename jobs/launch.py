@@ -1,0 +1,54 @@
+"""A job's command line as one string, for schedulers. Standard library only: DAGs import it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+MODULES = {
+    "ingest": "jobs.prepare.ingest",
+    "splits": "jobs.prepare.splits",
+    "item_texts": "jobs.prepare.item_texts",
+    "distil": "jobs.llm.distil",
+    "align": "jobs.collab.align",
+    "project": "jobs.tokens.project",
+    "publish": "jobs.publish",
+    "score": "jobs.score.ctr_scores",
+    "report": "jobs.report.report",
+    "check": "jobs.check",
+}
+
+# The chain in an order that one process after the other can take; dags/nightly_embeddings.py
+# holds the same edges for a scheduler that can do more at once.
+NIGHTLY = (
+    "ingest",
+    "splits",
+    "item_texts",
+    "distil",
+    "align",
+    "project",
+    "publish",
+    "score",
+    "report",
+)
+
+
+def arguments(job: str, **flags: object) -> list[str]:
+    """Argument list of a job: `batch_tokens=512` becomes `--batch-tokens 512`.
+
+    None leaves a flag out, True and False become `--flag` and `--no-flag`.
+    """
+    words = [os.environ.get("JOBS_PYTHON") or sys.executable, "-m", MODULES[job]]
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if value is True or value is False:
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def command(job: str, **flags: object) -> str:
+    """Shell line that becomes the job itself: `exec` leaves no shell between it and a signal."""
+    return "exec " + shlex.join(arguments(job, **flags))

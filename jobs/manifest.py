@@ -1,0 +1,59 @@
+"""The record of one run, and the only sign that its outputs exist."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+_PACKAGES = ("jobs", "embedding_store", "sql")
+
+
+class Artifact(BaseModel):
+    """One input or output: which bytes, how many rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    path: str  # relative to the home, or absolute for a source outside it
+    sha256: str
+    n_rows: int | None = None
+
+
+class Manifest(BaseModel):
+    """What a job did on a day, with everything that decides its output."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: str
+    day: str
+    config: dict[str, Any]
+    code_version: str
+    seed: int | None
+    sources: list[Artifact]  # files from outside the home
+    inputs: list[Artifact]
+    outputs: list[Artifact]
+    metrics: dict[str, float]
+    result: dict[str, Any]  # what the job tells its scheduler
+    seconds: float
+
+    def output(self, name: str) -> Artifact | None:
+        """The output of that name, if the run made one."""
+        return next((output for output in self.outputs if output.name == name), None)
+
+
+@cache
+def code_version() -> str:
+    """The distribution's version and a hash of the code that is running, editable or not."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in {".py", ".sql", ".j2", ".txt"} and path.is_file():
+                digest.update(path.relative_to(root).as_posix().encode())
+                digest.update(path.read_bytes())
+    return f"{version('tidemark')}+{digest.hexdigest()[:12]}"
