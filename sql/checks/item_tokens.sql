@@ -1,0 +1,28 @@
+-- Soft tokens of items that cannot be: missing for an item with a factor, or zero.
+-- Vectors are cast to plain lists, since their length is not known here.
+-- Grain: one row per violation.
+with measured as (
+    select
+        item_id,
+        list_inner_product(tokens::float[], tokens::float[]) as norm2
+    from item_tokens
+),
+
+judged as (
+    select
+        coalesce(item_factors.item_id, measured.item_id) as item_id,
+        case
+            when measured.item_id is null then 'no tokens for this item'
+            when item_factors.item_id is null then 'tokens of an item without a factor'
+            when measured.norm2 = 0 then 'tokens are zero'
+        end as violation
+    from item_factors
+    full outer join measured on item_factors.item_id = measured.item_id
+)
+
+select
+    item_id,
+    violation
+from judged
+where violation is not null
+order by item_id

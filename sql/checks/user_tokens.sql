@@ -1,0 +1,28 @@
+-- Soft tokens of users that cannot be: missing for a user with a factor, or zero.
+-- Vectors are cast to plain lists, since their length is not known here.
+-- Grain: one row per violation.
+with measured as (
+    select
+        user_id,
+        list_inner_product(tokens::float[], tokens::float[]) as norm2
+    from user_tokens
+),
+
+judged as (
+    select
+        coalesce(user_factors.user_id, measured.user_id) as user_id,
+        case
+            when measured.user_id is null then 'no tokens for this user'
+            when user_factors.user_id is null then 'tokens of a user without a factor'
+            when measured.norm2 = 0 then 'tokens are zero'
+        end as violation
+    from user_factors
+    full outer join measured on user_factors.user_id = measured.user_id
+)
+
+select
+    user_id,
+    violation
+from judged
+where violation is not null
+order by user_id

@@ -1,0 +1,212 @@
+"""Every unreadable or incomplete archive ends in one line that says what, where and what next."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.errors import SourceError
+from jobs.prepare import movielens
+from jobs.prepare.ingest import recognise
+from tests.conftest import DAY
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SourceError) as error:
+        recognise(path, DAY).read()
+    said = str(error.value)
+    assert said.startswith(str(path))
+    assert "\n" not in said
+    return said
+
+
+# -- folders ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_nothing_known_says_what_is(tmp_path: Path) -> None:
+    assert "expected ratings.dat and movies.dat of MovieLens-1M" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("movies.dat", None, "movies.dat: cannot be read (No such file or directory)"),
+        ("ratings.dat", b"", "ratings.dat: the file is empty"),
+        ("movies.dat", b"", "movies.dat: the file is empty"),
+        (
+            "ratings.dat",
+            b"1::10::5::993945600\n1::20::3::9939",
+            "ratings.dat, line 2: the file ends inside the line '1::20::3::9939'",
+        ),
+        (
+            "ratings.dat",
+            b"user_id,item_id,rating,timestamp\n1,10,5,993945600\n",
+            "ratings.dat, line 1: expected user::item::rating::seconds, found 'user_id,item_id",
+        ),
+        (
+            "ratings.dat",
+            b"PK\x03\x04 not text at all \x00\xff\n",
+            "ratings.dat, line 1: expected user::item::rating::seconds",
+        ),
+        (
+            "movies.dat",
+            b"10::A::Drama\n20::B\n",
+            "movies.dat, line 2: expected item::title::genres with a number and a title, found",
+        ),
+        ("movies.dat", b"ten::A::Drama\n", "movies.dat, line 1: expected item::title::genres"),
+        ("movies.dat", b"10::A::X\n10::B::X\n", "movies.dat: item 10 is listed more than once"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(
+    archive: Path, file: str, content: bytes | None, said: str
+) -> None:
+    if content is None:
+        (archive / file).unlink()
+    else:
+        (archive / file).write_bytes(content)
+    assert said in refusal(archive)
+
+
+# -- zips ------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_no_zip(tmp_path: Path) -> None:
+    (path := tmp_path / "ml-1m.zip").write_bytes(b"<html>404</html>")
+    assert "expected the MovieLens-1M zip, but file is not a zip file" in refusal(path)
+
+
+def test_a_zip_that_was_cut_short(archive_zip: Path) -> None:
+    archive_zip.write_bytes(archive_zip.read_bytes()[:-40])
+    assert "expected the MovieLens-1M zip" in refusal(archive_zip)
+
+
+def test_a_zip_with_a_damaged_member(archive_zip: Path) -> None:
+    content = bytearray(archive_zip.read_bytes())
+    content[60] ^= 0xFF  # inside the first member's compressed bytes
+    archive_zip.write_bytes(content)
+    assert "member ml-1m/ratings.dat cannot be unpacked" in refusal(archive_zip)
+
+
+def test_a_zip_of_something_else(tmp_path: Path) -> None:
+    with zipfile.ZipFile(path := tmp_path / "photos.zip", "w") as file:
+        file.writestr("cat.jpg", b"")
+    assert "expected one member ml-1m/ratings.dat (or ratings.dat), found 0 among 1" in refusal(
+        path
+    )
+
+
+@pytest.mark.parametrize("name", ["../ratings.dat", "/ml-1m/ratings.dat", "../ml-1m/ratings.dat"])
+def test_a_member_whose_name_escapes_is_no_member_of_the_archive(
+    archive: Path, tmp_path: Path, name: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with zipfile.ZipFile(path := tmp_path / "evil.zip", "w") as file:
+        file.writestr(name, (archive / "ratings.dat").read_bytes())
+        file.write(archive / "movies.dat", "ml-1m/movies.dat")
+    assert "expected one member ml-1m/ratings.dat" in refusal(path)
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, path])
+
+
+def test_a_zip_with_two_ratings_is_ambiguous(archive: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(path := tmp_path / "two.zip", "w") as file:
+        file.write(archive / "ratings.dat", "ratings.dat")
+        file.write(archive / "ratings.dat", "ml-1m/ratings.dat")
+    assert "found 2 among 2 members" in refusal(path)
+
+
+def test_a_member_that_unpacks_to_too_much_is_not_unpacked(archive_zip: Path) -> None:
+    with pytest.raises(SourceError, match=r"ratings\.dat unpacks to 103 bytes, more than the 50"):
+        movielens.read_zip(archive_zip, max_member_bytes=50)
+
+
+def test_a_member_that_lies_about_its_size_is_refused(archive_zip: Path) -> None:
+    """Reading ends at the size that was checked, and then the checksum does not fit."""
+    content = bytearray(archive_zip.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    assert struct.unpack_from("<I", content, entry + 24)[0] == 103
+    struct.pack_into("<I", content, entry + 24, 20)
+    archive_zip.write_bytes(content)
+    assert "member ml-1m/ratings.dat cannot be unpacked (bad crc-32" in refusal(archive_zip)
+
+
+def test_an_encrypted_member_is_refused(archive_zip: Path) -> None:
+    content = bytearray(archive_zip.read_bytes())
+    for signature, flags_at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags_at] |= 1
+    archive_zip.write_bytes(content)
+    assert "cannot be unpacked" in refusal(archive_zip)
+
+
+# -- Parquet copies --------------------------------------------------------------------------------
+
+RATINGS = {
+    "user_id": [1, 1],
+    "item_id": [10, 20],
+    "rating": [5, 3],
+    "timestamp": [993945600, 993945601],
+    "file_row": [1, 2],
+}
+
+
+@pytest.fixture
+def parquet(archive: Path) -> Path:
+    (archive / "ratings.dat").unlink()
+    pq.write_table(pa.table(RATINGS), archive / movielens.PARQUET_RATINGS)
+    appearances = pa.table({"file_row": [1, 2], "item_id": [10, 20]})
+    pq.write_table(appearances, archive / movielens.PARQUET_APPEARANCES)
+    return archive
+
+
+def test_a_whole_copy_is_read(parquet: Path) -> None:
+    warehouse = recognise(parquet, DAY).read()
+    assert warehouse.ratings["reason"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("name", [movielens.PARQUET_APPEARANCES, "movies.dat"])
+def test_a_missing_file_is_named(parquet: Path, name: str) -> None:
+    (parquet / name).unlink()
+    assert f"{name}: cannot be read" in refusal(parquet)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 3, 50, -20])
+def test_a_copy_that_was_cut_short_is_named(parquet: Path, n_bytes: int) -> None:
+    path = parquet / movielens.PARQUET_RATINGS
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    assert f"{path}: cannot be read as Parquet" in refusal(parquet)
+
+
+def change(column: str, values: list[Any] | None) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        columns: dict[str, list[Any]] = {n: v for n, v in RATINGS.items() if n != column}
+        if values is not None:
+            columns[column] = values
+        pq.write_table(pa.table(columns), folder / movielens.PARQUET_RATINGS)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (change("rating", None), "column rating is missing; expected user_id, item_id, rating"),
+        (change("timestamp", ["a", "b"]), "column timestamp is string; expected whole numbers"),
+        (change("file_row", [1, 1]), "2 rows hold 1 different file_row"),
+        (change("file_row", [1, None]), "2 rows hold 1 different file_row"),
+    ],
+)
+def test_wrong_columns_are_named(parquet: Path, write: Callable[[Path], None], said: str) -> None:
+    write(parquet)
+    assert f"{movielens.PARQUET_RATINGS}: {said}" in refusal(parquet)
+
+
+def test_a_copy_without_rows_is_named(parquet: Path) -> None:
+    empty = pa.table(RATINGS).slice(0, 0)
+    pq.write_table(empty, parquet / movielens.PARQUET_RATINGS)
+    assert "the file has no rows" in refusal(parquet)

@@ -1,0 +1,399 @@
+"""Each check passes a sound night and names what is planted into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from jobs.check import violations
+from jobs.datasets import BY_NAME, Format
+from jobs.query import SQL, sql_text
+
+Rows = list[dict[str, Any]]
+Night = dict[str, pa.Table]
+
+T0 = datetime(2026, 1, 1, 12)
+VECTOR = pa.list_(pa.float32(), 2)
+SCHEMAS = {
+    "domains": {
+        "domain": pa.string(),
+        "item_noun": pa.string(),
+        "positive_rating": pa.float32(),
+        "split_protocol": pa.string(),
+    },
+    "events": {
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "rating": pa.float32(),
+        "rated_at": pa.timestamp("us"),
+        "ingested_at": pa.timestamp("us"),
+        "source_row": pa.int64(),
+    },
+    "items": {"item_id": pa.int64(), "title": pa.string(), "first_row": pa.int64()},
+    "quarantined_events": {
+        "source_file": pa.string(),
+        "line": pa.int64(),
+        "raw": pa.string(),
+        "reason": pa.string(),
+    },
+    "splits": {
+        "split": pa.string(),
+        "row": pa.int32(),
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "label": pa.int8(),
+        "rated_at": pa.timestamp("us"),
+        "history_end": pa.int32(),
+        "is_warm": pa.bool_(),
+    },
+    "histories": {"user_id": pa.int64(), "item_ids": pa.list_(pa.int64())},
+    "item_texts": {"item_id": pa.int64(), "title": pa.string(), "text": pa.string()},
+    "item_semantics": {
+        "item_id": pa.int64(),
+        "content_key": pa.string(),
+        "raw": VECTOR,
+        "vector": VECTOR,
+    },
+    "user_factors": {
+        "user_id": pa.int64(),
+        "factor": VECTOR,
+        "bias": pa.float32(),
+        "n_events": pa.int32(),
+    },
+    "item_factors": {
+        "item_id": pa.int64(),
+        "factor": VECTOR,
+        "bias": pa.float32(),
+        "n_events": pa.int32(),
+    },
+    "user_tokens": {"user_id": pa.int64(), "tokens": VECTOR},
+    "item_tokens": {"item_id": pa.int64(), "tokens": VECTOR},
+    "publications": {
+        "version": pa.int64(),
+        "run_key": pa.string(),
+        "alias": pa.string(),
+        "promoted": pa.bool_(),
+    },
+    "ctr_scores": {
+        "split": pa.string(),
+        "row": pa.int32(),
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "label": pa.int8(),
+        "is_warm": pa.bool_(),
+        "version": pa.int64(),
+        "model": pa.string(),
+        "logit": pa.float32(),
+        "probability": pa.float32(),
+    },
+}
+
+
+def after(seconds: int) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+def sound_rows() -> dict[str, Rows]:
+    """Two users, three items (one never rated): user 1 likes 10, then 20; user 2 dislikes 20."""
+    ratings = [(1, 10, 5.0, 0), (1, 20, 4.0, 5), (2, 20, 2.0, 9)]
+    splits = [
+        ("train", 0, 1, 10, 1, 0, 0, True),
+        ("valid", 0, 1, 20, 1, 5, 1, False),
+        ("test", 0, 2, 20, 0, 9, 0, False),
+    ]
+    split_names = tuple(SCHEMAS["splits"])
+    split_rows = [
+        dict(zip(split_names, values, strict=True)) | {"rated_at": after(values[5])}
+        for values in splits
+    ]
+    score = {"version": 1, "model": "mf", "logit": 1.0, "probability": 0.731}
+    texts = {10: "A (1990)", 20: "B (1991)", 30: "C (1992)"}
+    return {
+        "domains": [
+            {
+                "domain": "sample",
+                "item_noun": "Movie",
+                "positive_rating": 4.0,
+                "split_protocol": "rolling",
+            }
+        ],
+        "events": [
+            {
+                "user_id": user,
+                "item_id": item,
+                "rating": rating,
+                "rated_at": after(second),
+                "ingested_at": after(86_400),
+                "source_row": n + 1,
+            }
+            for n, (user, item, rating, second) in enumerate(ratings)
+        ],
+        "items": [
+            {"item_id": item, "title": title, "first_row": {10: 1, 20: 2}.get(item)}
+            for item, title in texts.items()
+        ],
+        "quarantined_events": [
+            {"source_file": "f.csv", "line": 2, "raw": "?", "reason": "missing field"}
+        ],
+        "splits": split_rows,
+        "histories": [{"user_id": 1, "item_ids": [10, 20]}, {"user_id": 2, "item_ids": []}],
+        "item_texts": [
+            {"item_id": item, "title": title, "text": f"Movie: {title}"}
+            for item, title in texts.items()
+        ],
+        "item_semantics": [
+            {"item_id": item, "content_key": "a" * 64, "raw": [3.0, 4.0], "vector": [0.6, 0.8]}
+            for item in texts
+        ],
+        "user_factors": [
+            {"user_id": user, "factor": [0.0, 1.0], "bias": 0.0, "n_events": user}
+            for user in (1, 2)
+        ],
+        "item_factors": [
+            {"item_id": item, "factor": [0.0, 1.0], "bias": 0.0, "n_events": 0} for item in texts
+        ],
+        "user_tokens": [{"user_id": user, "tokens": [0.0, 1.0]} for user in (1, 2)],
+        "item_tokens": [{"item_id": item, "tokens": [0.0, 1.0]} for item in texts],
+        "publications": [
+            {"version": 1, "run_key": "b" * 64, "alias": "production", "promoted": True}
+        ],
+        "ctr_scores": [
+            {
+                name: given[name]
+                for name in ("split", "row", "user_id", "item_id", "label", "is_warm")
+            }
+            | score
+            for given in split_rows[1:]
+        ],
+    }
+
+
+def night(rows: dict[str, Rows]) -> Night:
+    return {
+        name: pa.Table.from_pylist(rows[name], schema=pa.schema(list(schema.items())))
+        for name, schema in SCHEMAS.items()
+    }
+
+
+@cache
+def tables_named_in(name: str) -> set[str]:
+    with duckdb.connect() as connection:
+        return connection.get_table_names(sql_text(f"checks/{name}")) & SCHEMAS.keys()
+
+
+def found(name: str, rows: dict[str, Rows]) -> list[str]:
+    """What the check of `name` says of a night, given only the tables that its query names."""
+    tables = night(rows)
+    given = {table: tables[table] for table in tables_named_in(name)}
+    return violations(BY_NAME[name], given)["violation"].to_pylist()
+
+
+def set_to(name: str, n: int, **values: Any) -> Callable[[dict[str, Rows]], None]:
+    def plant(rows: dict[str, Rows]) -> None:
+        rows[name][n].update(values)
+
+    return plant
+
+
+def without(name: str, n: int) -> Callable[[dict[str, Rows]], None]:
+    def plant(rows: dict[str, Rows]) -> None:
+        del rows[name][n]
+
+    return plant
+
+
+def with_copy(name: str, n: int, **values: Any) -> Callable[[dict[str, Rows]], None]:
+    def plant(rows: dict[str, Rows]) -> None:
+        rows[name].append(rows[name][n] | values)
+
+    return plant
+
+
+PLANTED = [
+    ("domains", with_copy("domains", 0, domain="b"), ["more than one domain in one home"] * 2),
+    ("domains", without("domains", 0), ["no domain at all"]),
+    ("domains", set_to("domains", 0, domain=" "), ["empty name"]),
+    ("domains", set_to("domains", 0, item_noun=""), ["empty item noun"]),
+    ("domains", set_to("domains", 0, split_protocol="random"), ["unknown split protocol"]),
+    ("domains", set_to("domains", 0, positive_rating=1.0), ["labels would all be the same"]),
+    ("domains", set_to("domains", 0, positive_rating=5.5), ["labels would all be the same"]),
+    ("events", set_to("events", 0, item_id=99), ["unknown item"]),
+    ("events", set_to("events", 0, rating=0.5), ["rating out of range"]),
+    ("events", set_to("events", 0, rating=6.0), ["rating out of range"]),
+    ("events", set_to("events", 0, ingested_at=after(-1)), ["known before it happened"]),
+    ("events", set_to("events", 0, source_row=2), ["two events from one row of the source"] * 2),
+    ("items", set_to("items", 0, title="  "), ["empty title"]),
+    ("items", set_to("items", 0, first_row=0), ["first appearance before the first row"]),
+    ("items", set_to("items", 0, first_row=None), ["events, but no first appearance"]),
+    ("items", set_to("items", 1, first_row=3), ["an event before the first appearance"]),
+    ("quarantined_events", set_to("quarantined_events", 0, source_file=""), ["no source file"]),
+    ("quarantined_events", set_to("quarantined_events", 0, line=0), ["line before the first"]),
+    ("quarantined_events", set_to("quarantined_events", 0, reason=""), ["no reason"]),
+    ("splits", set_to("splits", 2, split="holdout"), ["unknown split"]),
+    ("splits", set_to("splits", 2, label=2), ["label is neither 0 nor 1"]),
+    ("splits", set_to("splits", 2, row=1), ["row numbers have a gap"]),
+    ("splits", set_to("splits", 2, item_id=10), ["no such event"]),
+    ("splits", without("histories", 1), ["user without a history"]),
+    ("splits", set_to("splits", 1, history_end=3), ["history_end is outside the user's list"]),
+    ("splits", set_to("splits", 1, history_end=-1), ["history_end is outside the user's list"]),
+    (
+        "splits",
+        set_to("splits", 1, history_end=0),
+        ["the history misses a positive of earlier time"],
+    ),
+    (
+        "splits",
+        set_to("splits", 1, history_end=2),
+        ["the history shows the row itself or a later one"],
+    ),
+    (
+        "splits",
+        set_to("splits", 0, history_end=1),
+        ["the history shows the row itself or a later one"],
+    ),
+    ("splits", set_to("splits", 1, is_warm=True), ["is_warm is not what train says"]),
+    ("splits", without("splits", 0), ["nothing to train on"]),
+    ("histories", without("histories", 0), ["no history for this user"]),
+    (
+        "histories",
+        with_copy("histories", 0, user_id=7),
+        ["no row of any split is of this user"],
+    ),
+    (
+        "histories",
+        set_to("histories", 0, item_ids=[10]),
+        ["not as long as the user has positives"],
+    ),
+    (
+        "histories",
+        set_to("histories", 0, item_ids=[10, 30]),
+        ["holds an item that is no positive of the user"],
+    ),
+    ("histories", set_to("histories", 1, item_ids=[20]), ["not as long as the user has positives"]),
+    ("item_texts", without("item_texts", 2), ["no text for this item"]),
+    ("item_texts", with_copy("item_texts", 0, item_id=99), ["text of an unknown item"]),
+    ("item_texts", set_to("item_texts", 0, title="Z"), ["another title than the item has"]),
+    ("item_texts", set_to("item_texts", 0, text="Movie: "), ["text without the title"]),
+    ("item_semantics", without("item_semantics", 2), ["no semantics for this text"]),
+    (
+        "item_semantics",
+        with_copy("item_semantics", 0, item_id=99),
+        ["semantics of an unknown item"],
+    ),
+    ("item_semantics", set_to("item_semantics", 0, content_key="x"), ["key is no sha256"]),
+    ("item_semantics", set_to("item_semantics", 0, raw=[0.0, 0.0]), ["raw is zero"]),
+    (
+        "item_semantics",
+        set_to("item_semantics", 0, vector=[0.6, 0.9]),
+        ["vector is not of unit norm"],
+    ),
+    ("user_factors", without("user_factors", 0), ["no factor for this user of train"]),
+    ("user_factors", with_copy("user_factors", 0, user_id=7), ["factor of an unknown user"]),
+    ("user_factors", set_to("user_factors", 0, n_events=-1), ["count below zero"]),
+    ("item_factors", without("item_factors", 2), ["no factor for this item"]),
+    ("item_factors", with_copy("item_factors", 0, item_id=99), ["factor of an unknown item"]),
+    ("item_factors", set_to("item_factors", 0, n_events=-1), ["count below zero"]),
+    ("user_tokens", without("user_tokens", 0), ["no tokens for this user"]),
+    ("user_tokens", with_copy("user_tokens", 0, user_id=7), ["tokens of a user without a factor"]),
+    ("user_tokens", set_to("user_tokens", 0, tokens=[0.0, 0.0]), ["tokens are zero"]),
+    ("item_tokens", without("item_tokens", 0), ["no tokens for this item"]),
+    (
+        "item_tokens",
+        with_copy("item_tokens", 0, item_id=99),
+        ["tokens of an item without a factor"],
+    ),
+    ("item_tokens", set_to("item_tokens", 0, tokens=[0.0, 0.0]), ["tokens are zero"]),
+    ("publications", set_to("publications", 0, version=0), ["version is not positive"]),
+    ("publications", set_to("publications", 0, alias=""), ["empty alias"]),
+    ("publications", set_to("publications", 0, run_key="short"), ["run key is not a sha256"]),
+    ("ctr_scores", without("ctr_scores", 0), ["row without a score"]),
+    ("ctr_scores", with_copy("ctr_scores", 0, split="train"), ["score of no row"]),
+    (
+        "ctr_scores",
+        set_to("ctr_scores", 0, label=0),
+        ["user, item, label or warm flag is not that of the row"],
+    ),
+    (
+        "ctr_scores",
+        set_to("ctr_scores", 0, item_id=10),
+        ["user, item, label or warm flag is not that of the row"],
+    ),
+    (
+        "ctr_scores",
+        set_to("ctr_scores", 0, probability=1.0),
+        ["probability is not between 0 and 1"],
+    ),
+    (
+        "ctr_scores",
+        set_to("ctr_scores", 0, probability=0.0),
+        ["probability is not between 0 and 1"],
+    ),
+    ("ctr_scores", set_to("ctr_scores", 0, logit=-1.0), ["logit and probability disagree"]),
+    ("ctr_scores", set_to("ctr_scores", 0, version=0), ["version is not positive"]),
+    ("ctr_scores", set_to("ctr_scores", 0, version=2), ["scores from more than one version"] * 2),
+]
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+def test_a_sound_night_passes(name: str) -> None:
+    assert found(name, sound_rows()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "plant", "expected"),
+    [pytest.param(*case, id=f"{case[0]}: {case[2][0]} {n}") for n, case in enumerate(PLANTED)],
+)
+def test_what_is_planted_is_named(
+    name: str, plant: Callable[[dict[str, Rows]], None], expected: list[str]
+) -> None:
+    rows = sound_rows()
+    plant(rows)
+    said = found(name, rows)
+    assert set(said) >= set(expected)
+    assert [one for one in said if one in expected] == expected
+
+
+# What each check says of a night in which every table is empty.
+OF_NOTHING = {"domains": ["no domain at all"], "splits": ["nothing to train on"]}
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMAS))
+def test_empty_tables_hold_no_bad_row(name: str) -> None:
+    assert found(name, {table: [] for table in SCHEMAS}) == OF_NOTHING.get(name, [])
+
+
+def test_every_violation_that_a_check_can_name_is_planted() -> None:
+    said = {name: {v for n, _, all_ in PLANTED if n == name for v in all_} for name in SCHEMAS}
+    for name, planted in said.items():
+        text = sql_text(f"checks/{name}").replace("''", "\0")
+        for violation in planted:
+            assert violation.replace("'", "\0") in text
+        body = text.split("end as violation")[0]
+        n_named = body.count(" then '") + body.count("else '")
+        assert len(planted - {"no domain at all", "nothing to train on"}) == n_named, name
+
+
+def test_every_parquet_dataset_has_a_check_and_every_check_a_dataset() -> None:
+    checks = {path.stem for path in (SQL / "checks").glob("*.sql")}
+    datasets = {name for name, d in BY_NAME.items() if d.format is Format.PARQUET}
+    assert checks == datasets == SCHEMAS.keys()
+
+
+def test_vectors_arrive_as_fixed_size_lists_of_any_length() -> None:
+    tables = night(sound_rows())
+    wide = pa.FixedSizeListArray.from_arrays(
+        pa.array([1.0, 0.0, 0.0] * 3, pa.float32()), list_size=3
+    )
+    at = tables["item_semantics"].schema.get_field_index("vector")
+    semantics = tables["item_semantics"].set_column(at, "vector", wide)
+    texts = tables["item_texts"]
+    assert pc.all(pc.is_valid(semantics["vector"])).as_py()
+    given = {"item_semantics": semantics, "item_texts": texts}
+    assert violations(BY_NAME["item_semantics"], given).num_rows == 0
