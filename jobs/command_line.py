@@ -49,10 +49,19 @@ def _explain(error: ValidationError) -> str:
     )
 
 
+def _example(program: str, config_class: type[BaseModel]) -> str:
+    """A command that would run: every flag that has no default, with the value of its field."""
+    required = {n: f for n, f in config_class.model_fields.items() if f.is_required()}
+    words = [program]
+    for name, field in required.items():
+        words += [f"--{name.replace('_', '-')}", str((field.examples or [name.upper()])[0])]
+    return " ".join([*words, "--day", "2026-03-02"])
+
+
 def parse(name: str, config_class: type[M], arguments: list[str]) -> tuple[M, date, bool, float]:
     """The config, day, force and wait_s that `arguments` ask for; exits with 2 on nonsense."""
     program = f"python -m {MODULES[name]}"
-    doc = f"{config_class.__doc__}\n\nexample: {program} --day 2026-03-02"
+    doc = f"{config_class.__doc__}\n\nexample: {_example(program, config_class)}"
     settings = cast(
         type[_Flags],
         type(

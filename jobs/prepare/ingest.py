@@ -25,7 +25,8 @@ class IngestConfig(Config):
     """Where the raw files are, and how much of them may be bad."""
 
     source: str = Field(
-        description="folder or zip of MovieLens-1M, folder of its Parquet copy, or a sample folder"
+        description="folder or zip of MovieLens-1M, folder of its Parquet copy, or a sample folder",
+        examples=["ml-1m.zip"],
     )
     max_quarantined_share: float = Field(
         0.05, ge=0, le=1, description="more bad rows than this share stop the run"

@@ -1,0 +1,75 @@
+"""What came in during a night, what was put aside and why, and how large the splits are."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.report.figures import DataQuality, Quarantined, SplitSize
+
+_SHOWN = 120  # characters of a raw row
+
+
+def _first_and_last(times: pa.ChunkedArray) -> tuple[date | None, date | None]:
+    first, last = (end.as_py() for end in pc.min_max(times).values())
+    return (first.date(), last.date()) if first is not None else (None, None)
+
+
+def _example(row: dict[str, str | int]) -> tuple[str, str]:
+    raw = str(row["raw"])
+    shown = raw if len(raw) <= _SHOWN else raw[: _SHOWN - 1] + "\u2026"
+    return shown, f"{PurePosixPath(str(row['source_file'])).name}, line {row['line']}"
+
+
+def quarantined_by_reason(quarantined: pa.Table) -> list[Quarantined]:
+    """Reasons, the most frequent first, each with the first row that it holds for."""
+    counts = quarantined.group_by("reason").aggregate([([], "count_all")])
+    counts = counts.sort_by([("count_all", "descending"), ("reason", "ascending")])
+    found = []
+    for reason, n_rows in zip(*counts.to_pydict().values(), strict=True):
+        rows = quarantined.filter(pc.equal(quarantined["reason"], reason))
+        first = rows.sort_by([("source_file", "ascending"), ("line", "ascending")]).slice(0, 1)
+        example, place = _example(first.to_pylist()[0])
+        found.append(Quarantined(reason=reason, n_rows=n_rows, example=example, example_at=place))
+    return found
+
+
+def split_sizes(splits: pa.Table) -> list[SplitSize]:
+    """Train, valid and test, empty ones too."""
+    sizes = []
+    for split in ("train", "valid", "test"):
+        rows = splits.filter(pc.equal(splits["split"], split))
+        first, last = _first_and_last(rows["rated_at"])
+        sizes.append(
+            SplitSize(
+                split=split,
+                n_rows=rows.num_rows,
+                n_users=pc.count_distinct(rows["user_id"]).as_py(),
+                n_items=pc.count_distinct(rows["item_id"]).as_py(),
+                first_day=first,
+                last_day=last,
+            )
+        )
+    return sizes
+
+
+def data_quality(
+    events: pa.Table, quarantined: pa.Table, items: pa.Table, splits: pa.Table
+) -> DataQuality:
+    """The night's bookkeeping: rows in = events + rows put aside."""
+    first, last = _first_and_last(events["rated_at"])
+    return DataQuality(
+        n_rows_in=events.num_rows + quarantined.num_rows,
+        n_events=events.num_rows,
+        n_quarantined=quarantined.num_rows,
+        quarantined=quarantined_by_reason(quarantined),
+        n_users=pc.count_distinct(events["user_id"]).as_py(),
+        n_items=pc.count_distinct(events["item_id"]).as_py(),
+        n_catalogue=items.num_rows,
+        first_event=first,
+        last_event=last,
+        splits=split_sizes(splits),
+    )

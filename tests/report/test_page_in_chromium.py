@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jobs.datasets import REPORT
+from tests.conftest import DAY
+from tests.report import tiny_night
+
+CHROMIUM = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
+    """The page as Chromium has it after loading without a network, and what its console said."""
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr",
+        f"--user-data-dir={profile}",
+        "--dump-dom",
+    ]
+    done = subprocess.run(
+        [CHROMIUM, *flags, page.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_a_broken_page_is_noticed(tmp_path):
+    page = tmp_path / "broken.html"
+    page.write_text("<p>seen<script>nothing.is.defined()</script>")
+    dom, console = opened(page, tmp_path / "profile")
+    assert "seen" in dom
+    assert len(console) == 1
+
+
+def test_the_report_opens_without_a_network_and_the_console_stays_silent(home, tmp_path):
+    _, version = tiny_night.prepare(home, DAY, title=lambda n: f"{tiny_night.EVIL} {n}")
+    tiny_night.report(home, DAY, version)
+    dom, console = opened(home.output(REPORT, DAY), tmp_path / "profile")
+    assert "Better than the strongest control" in dom
+    assert "&lt;script&gt;" in dom
+    assert console == []
