@@ -31,7 +31,7 @@ PLAIN = {"type": "string", "minLength": 1, "pattern": r"^[^{}]+$"}
 
 
 @task.bash
-def run(job: str, *, ds: str, **flags: str) -> str:
+def run(job: str, flags: dict[str, str], *, ds: str) -> str:
     """One job of the day."""
     return command(job, **flags, day=ds)
 
@@ -73,10 +73,10 @@ def nightly_embeddings() -> None:
     """Order and pools only; the work is in jobs."""
 
     def step(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
-        return run.override(task_id=job, pool=pool)(job, **flags)
+        return run.override(task_id=job, pool=pool)(job, flags)
 
     def check(producer: str) -> Any:
-        return run.override(task_id=f"check_{producer}")("check", producer=producer)
+        return run.override(task_id=f"check_{producer}")("check", {"producer": producer})
 
     published = step("publish")
     scores = run_on_version.override(task_id="score", pool="gpu")("score", published)
@@ -89,8 +89,8 @@ def nightly_embeddings() -> None:
     semantics = texts >> step("distil", model=model, pool="gpu") >> check("distil")
     factors = [splits, semantics] >> step("align", pool="gpu") >> check("align")
     factors >> step("project", model=model, pool="gpu") >> check("project") >> published
-    published >> check("publish") >> scores >> check("score") >> page
-    announce(published)
+    published >> check("publish") >> [scores, announce(published)]
+    scores >> check("score") >> page
 
 
 nightly_embeddings()

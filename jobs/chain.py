@@ -1,14 +1,15 @@
-"""The nightly chain as one process after the other, with or without Airflow around it."""
+"""The nightly chain as one process after the other: without Airflow, or through its DAG."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -21,6 +22,9 @@ from jobs.home import Home
 from jobs.launch import NIGHTLY, arguments
 
 DAG = "nightly_embeddings"
+_STARTING = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
+_JOB_LOGGER = "SubprocessHook"  # what a @task.bash prints goes through it
+_HOOKS_OWN = ("Tmp dir root", "Running command", "Output:", "Command exited")
 
 
 class StepFailed(JobError):
@@ -28,9 +32,12 @@ class StepFailed(JobError):
 
 
 def _environment(home: Home) -> dict[str, str]:
-    """For child processes: where the state is, and threads that sleep when they wait."""
+    """For child processes: where the state is, and threads that sleep while they wait."""
     defaults = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
     return {**defaults, **os.environ, "TIDEMARK_HOME": str(home.root)}
+
+
+# -- without Airflow -----------------------------------------------------------------------------
 
 
 def _run_job(words: list[str], home: Home) -> dict[str, Any]:
@@ -46,7 +53,11 @@ def _run_job(words: list[str], home: Home) -> dict[str, Any]:
 def run_chain(
     day: date, home: Home, console: Console, *, source: str, model: str, force: bool
 ) -> None:
-    """Run `jobs.launch.NIGHTLY` in order, each job followed by the checks of its tables."""
+    """Run `jobs.launch.NIGHTLY` in order, each job followed by the checks of its tables.
+
+    Raises:
+        StepFailed: a job or a check failed; it has said why.
+    """
     flags: dict[str, dict[str, object]] = {
         "ingest": {"source": source},
         "distil": {"model": model},
@@ -63,6 +74,9 @@ def run_chain(
         console.print(f"    {said['status']} in {time.monotonic() - started:.1f} s")
 
 
+# -- through Airflow -----------------------------------------------------------------------------
+
+
 @contextmanager
 def _throwaway_airflow(dags: Path, home: Home) -> Iterator[dict[str, str]]:
     """Environment of an Airflow that lives in a temporary folder, with SQLite and no examples."""
@@ -73,13 +87,57 @@ def _throwaway_airflow(dags: Path, home: Home) -> Iterator[dict[str, str]]:
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags.absolute()),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow.db",
+            "AIRFLOW__LOGGING__JSON_LOGS": "True",
         }
 
 
-def _airflow(words: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "airflow", *words], env=environment, check=False)
-    if done.returncode:
-        raise StepFailed(f"airflow {' '.join(words[:3])} ended with status {done.returncode}")
+def _told(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """("task", name) and ("job", line) out of Airflow's own log, which is ten times as long."""
+    for line in lines:
+        try:
+            record = json.loads(line)
+            event, logger = str(record["event"]), str(record.get("logger", ""))
+        except (ValueError, KeyError, TypeError):
+            continue
+        if starting := _STARTING.match(event):
+            yield "task", starting[1]
+        elif logger.endswith(_JOB_LOGGER) and not event.startswith(_HOOKS_OWN):
+            yield "job", event
+
+
+def _airflow(words: list[str], environment: dict[str, str], log: Path, console: Console) -> None:
+    """Run one airflow command: everything into `log`, tasks and what jobs say to the console."""
+    started = time.monotonic()
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(
+            [sys.executable, "-m", "airflow", *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for kind, text in _told(_copied(process.stdout, file)):
+            if kind == "task":
+                seconds = time.monotonic() - started
+                console.print(f"[bold]{text}[/] [dim]after {seconds:.0f} s[/]", highlight=False)
+            else:
+                console.print(
+                    f"    {text}", style="dim", markup=False, highlight=False, soft_wrap=True
+                )
+    if process.returncode:
+        raise StepFailed(
+            f"airflow {' '.join(words[:3])} ended with status {process.returncode}; "
+            f"the last task above failed, everything is in {log}"
+        )
+
+
+def _copied(lines: Iterable[str], file: Any) -> Iterator[str]:
+    for line in lines:
+        file.write(line)
+        yield line
 
 
 def run_through_airflow(
@@ -88,14 +146,17 @@ def run_through_airflow(
     """The same chain as the DAG `nightly_embeddings`, by `airflow dags test`.
 
     Raises:
-        StepFailed: a task failed; its log is on the terminal.
+        StepFailed: a task failed.
     """
     if not (dags / f"{DAG}.py").is_file():
         raise JobError(
             f"{dags / DAG}.py is not there; run from the project's folder or give --dags"
         )
+    log = home.root / "runs" / f"airflow-{day}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
     with _throwaway_airflow(dags, home) as environment:
-        console.print("[bold]airflow[/] setting up a throwaway scheduler database")
-        _airflow(["db", "migrate"], environment)
+        console.print("setting up a throwaway Airflow", style="dim")
+        _airflow(["db", "migrate"], environment, log, console)
         conf = json.dumps({"source": source, "model": model})
-        _airflow(["dags", "test", DAG, str(day), "--conf", conf], environment)
+        _airflow(["dags", "test", DAG, str(day), "--conf", conf], environment, log, console)

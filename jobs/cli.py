@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +16,13 @@ from jobs.home import Home
 from jobs.job import EXIT_FAILED
 from jobs.llm.backbone import DEFAULT_BACKBONE
 from jobs.logs import configure_logs
-from jobs.prepare.sample import write_sample
-from jobs.prepare.sources import default_day
+from jobs.prepare.deliveries import MARKER
+from jobs.prepare.sample import FIRST_DAY, write_sample
+from jobs.prepare.sample_truth import N_DAYS
 from jobs.report.summary import print_summary
 
 SAMPLE = "sample"
+_AFTER_MOVIELENS = date(2003, 3, 1)  # its last rating is of 2003-02-28
 
 app = typer.Typer(
     help="Keeps LLM-aligned user and item embeddings fresh in a data warehouse.",
@@ -55,8 +57,10 @@ def run(
 ) -> None:
     """Run the nightly chain of one day and print the version, the metrics and the report's path."""
     home, console = Home.from_environment(), Console(stderr=True)
-    folder = write_sample(home.raw / SAMPLE) if source == SAMPLE else Path(source).absolute()
-    as_of = day.date() if day else default_day(folder)
+    folder = Path(source).expanduser().absolute()
+    if source == SAMPLE:
+        write_sample(folder := home.raw / SAMPLE)
+    as_of = day.date() if day else _first_day_after(folder)
     if airflow:
         run_through_airflow(as_of, home, console, dags=dags, source=str(folder), model=model)
     else:
@@ -64,13 +68,20 @@ def run(
     print_summary(home, as_of, Console())
 
 
+def _first_day_after(source: Path) -> date:
+    """The day after the last event of a source that does not grow."""
+    is_sample = (source / MARKER).is_file()
+    return FIRST_DAY + timedelta(days=N_DAYS) if is_sample else _AFTER_MOVIELENS
+
+
 @app.command(epilog="Example: tidemark sample /tmp/warehouse --scale 10")
 def sample(
     folder: Annotated[Path, typer.Argument(help="Where to write it.")],
-    scale: Annotated[float, typer.Option(min=0.1, help="1: 300 users, 8,000 events.")] = 1,
+    scale: Annotated[int, typer.Option(min=1, help="1: 300 users, 8,000 events.")] = 1,
 ) -> None:
     """Write the built-in sample warehouse: raw daily files with a planted truth and real dirt."""
-    Console().print(f"{write_sample(folder, scale=scale)}")
+    is_new = write_sample(folder, scale=scale)
+    Console().print(f"{folder}: {'written' if is_new else 'already there, unchanged'}")
 
 
 @app.command(epilog="Example: tidemark summary --day 2026-03-02")

@@ -72,7 +72,7 @@ def job(config: PublishConfig, run: Run) -> None:
     }
     projectors = run.locate(PROJECTORS)
     global_bias = run.read_tensors(PROJECTORS)["global_bias"]
-    semantics = tables[ITEM_SEMANTICS.name].table
+    semantics = tables[ITEM_SEMANTICS.name].rows
     inputs = [
         {**each.model_dump(include={"name", "sha256", "n_rows"}), "day": str(run.day)}
         for each in run.inputs
@@ -88,11 +88,13 @@ def job(config: PublishConfig, run: Run) -> None:
             files={"projectors.safetensors": projectors},
             indexes=[
                 IndexSpec(table=ITEM_SEMANTICS.name, metric="cosine"),
-                IndexSpec(table=ITEM_FACTORS.name, metric="ip"),
+                IndexSpec(table=ITEM_FACTORS.name, metric="inner_product"),
             ],
             inputs=inputs,
-            attributes={"global_bias": float(global_bias.reshape(-1)[0])},
-            env={"code_version": code_version()},
+            attributes={
+                "global_bias": float(global_bias.reshape(-1)[0]),
+                "code_version": code_version(),
+            },
         )
         promoted = _promote(store, version, config, run)
     except StoreError as error:

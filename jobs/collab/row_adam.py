@@ -1,0 +1,67 @@
+"""Adam that moves only the rows a batch has touched, and the dense form that the papers used."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+class Table(Protocol):
+    """A table of weights that learns by rows."""
+
+    weights: Tensor
+
+    def step(self, rows: Tensor, gradient: Tensor) -> None:
+        """Move `rows` (b,), distinct, along `gradient` (b, d)."""
+
+
+class RowAdam:
+    """Adam (Kingma and Ba 2015) with moments and step counts of each row's own.
+
+    A row outside the batch keeps its weights and its moments, so a step costs its batch and not
+    the table, and a row that never occurs stays as it was initialised. The bias correction counts
+    the row's own steps: with the global count a row that first occurs late would jump by more
+    than three learning rates.
+
+    Args:
+        weights: (n, d) float32, changed in place.
+        learning_rate: step size.
+    """
+
+    def __init__(self, weights: Tensor, learning_rate: float) -> None:
+        self.weights = weights
+        self._learning_rate = learning_rate
+        self._mean = torch.zeros_like(weights)
+        self._square = torch.zeros_like(weights)
+        self._n_steps = torch.zeros(len(weights), 1)
+
+    def step(self, rows: Tensor, gradient: Tensor) -> None:
+        """Move `rows` (b,), distinct, along `gradient` (b, d)."""
+        n_steps = self._n_steps[rows] + 1
+        mean = self._mean[rows].mul_(_BETA1).add_(gradient, alpha=1 - _BETA1)
+        square = self._square[rows].mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
+        scale = (square / (1 - _BETA2**n_steps)).sqrt_().add_(_EPSILON)
+        change = mean / (1 - _BETA1**n_steps) / scale
+        self._n_steps[rows], self._mean[rows], self._square[rows] = n_steps, mean, square
+        self.weights.index_add_(0, rows, change, alpha=-self._learning_rate)
+
+
+class DenseAdam:
+    """torch's Adam with L2 in the gradient, over the whole table: the published MF's optimiser.
+
+    Every row moves in every step, also one that never occurs: Adam scales the tiny L2 gradient up
+    to a full step, which drags unseen rows to zero. Kept for parity with the papers.
+    """
+
+    def __init__(self, weights: Tensor, learning_rate: float, weight_decay: float) -> None:
+        self.weights = weights
+        self._optimizer = torch.optim.Adam([weights], lr=learning_rate, weight_decay=weight_decay)
+
+    def step(self, rows: Tensor, gradient: Tensor) -> None:
+        """Move the whole table, with `gradient` (b, d) at `rows` (b,) and zero elsewhere."""
+        self.weights.grad = torch.zeros_like(self.weights).index_copy_(0, rows, gradient)
+        self._optimizer.step()

@@ -1,0 +1,178 @@
+"""What one command gives: a version, its scores, a report; and the second time nothing new."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from embedding_store import EmbeddingStore
+from embedding_store.errors import Corrupted
+from jobs.datasets import ALL, CTR_SCORES, ITEM_SEMANTICS, ITEMS, METRICS, REPORT, SPLITS
+from jobs.files import sha256_file
+from jobs.home import Home
+from jobs.job import load_manifest
+from jobs.launch import NIGHTLY
+from tests.chain.conftest import Night
+from tests.conftest import DAY
+
+
+def digests(home: Home) -> dict[str, str]:
+    files = [path for path in home.root.rglob("*") if path.is_file() and path.name != "lock"]
+    return {str(path): sha256_file(path) for path in files if "cache" not in path.parts}
+
+
+def test_a_night_prints_the_version_the_metrics_and_the_report(night: Night) -> None:
+    assert "version 1" in night.printed
+    assert "AUC (95 %)" in night.printed
+    assert str(night.home.output(REPORT, DAY)) in night.printed.replace("\n", "")
+
+
+def test_every_dataset_is_there_with_its_manifest(night: Night) -> None:
+    for dataset in ALL:
+        manifest = load_manifest(night.home, dataset.producer, DAY)
+        assert manifest is not None
+        artifact = manifest.output(dataset.name)
+        assert artifact is not None
+        assert sha256_file(night.home.output(dataset, DAY)) == artifact.sha256
+
+
+def test_a_second_night_of_the_same_day_redoes_nothing(night: Night) -> None:
+    before = digests(night.home)
+    done = night.tidemark("run")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("unchanged in") == len(NIGHTLY)
+    assert digests(night.home) == before
+    assert [each.version for each in EmbeddingStore(night.home.store).versions()] == [1]
+
+
+def test_production_is_the_published_version_with_every_item_and_known_user(night: Night) -> None:
+    version = EmbeddingStore(night.home.store).open("production")
+    items = pq.read_table(night.home.output(ITEMS, DAY))["item_id"]
+    assert version.version == 1
+    for table in ("items", "item_semantics", "item_factors", "item_tokens"):
+        assert version[table].table()[0].to_pylist() == items.to_pylist()
+    splits = pq.read_table(night.home.output(SPLITS, DAY), filters=[("split", "=", "train")])
+    users = sorted(set(splits["user_id"].to_pylist()))
+    assert version["user_factors"].table()["user_id"].to_pylist() == users
+    assert version.space["backbone"] == "smollm2-135m-instruct"
+
+
+def test_vectors_come_out_as_they_were_distilled_in_the_order_asked(night: Night) -> None:
+    semantics = pq.read_table(night.home.output(ITEM_SEMANTICS, DAY))
+    ids = semantics["item_id"].to_pylist()
+    asked = [ids[7], ids[0], ids[399]]
+    found = EmbeddingStore(night.home.store).open("production")["item_semantics"].vectors_of(asked)
+    expected = [semantics["vector"][place].as_py() for place in (7, 0, 399)]
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))
+
+
+def test_an_item_is_its_own_nearest_neighbour(night: Night) -> None:
+    items = EmbeddingStore(night.home.store).open("production")["item_semantics"]
+    found = items.search(ids=[1003], k=3)
+    first = found.slice(0, 1).to_pylist()[0]
+    assert first["id"] == 1003
+    assert first["score"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_scores_are_those_of_the_published_factors(night: Night) -> None:
+    version = EmbeddingStore(night.home.store).open("production")
+    scores = pq.read_table(night.home.output(CTR_SCORES, DAY))
+    assert set(scores["version"].to_pylist()) == {1}
+    users = {row["user_id"]: row for row in version["user_factors"].table().to_pylist()}
+    items = {row["item_id"]: row for row in version["item_factors"].table().to_pylist()}
+    cold = {"factor": [0.0] * len(next(iter(items.values()))["factor"]), "bias": 0.0}
+    for row in scores.slice(0, 50).to_pylist():
+        user, item = users.get(row["user_id"], cold), items[row["item_id"]]
+        logit = version.attributes["global_bias"] + user["bias"] + item["bias"]
+        logit += float(np.dot(user["factor"], item["factor"]))
+        assert row["logit"] == pytest.approx(logit, abs=1e-4)
+
+
+def test_every_valid_and_test_row_is_scored_once(night: Night) -> None:
+    splits = pq.read_table(night.home.output(SPLITS, DAY)).to_pylist()
+    expected = {(row["split"], row["row"]) for row in splits if row["split"] != "train"}
+    scores = pq.read_table(night.home.output(CTR_SCORES, DAY)).to_pylist()
+    assert {(row["split"], row["row"]) for row in scores} == expected
+    assert len(scores) == len(expected)
+
+
+def test_the_night_beats_chance_and_says_what_it_beats(night: Night) -> None:
+    metrics = json.loads(night.home.output(METRICS, DAY).read_text())
+    test = {
+        each["system"]: each["auc"]["value"]
+        for each in metrics["quality"]
+        if (each["split"], each["slice"]) == ("test", "all") and each["auc"]
+    }
+    assert test[metrics["model"]] > 0.6  # chance is 0.5, its standard error here about 0.02
+    assert metrics["verdict"]["outcome"] in {"better", "same", "worse"}
+
+
+def published_files(home: Home) -> list[str]:
+    root = Path(home.store)
+    found = [path for path in root.rglob("*") if path.is_file() and path.name != "RUN.json"]
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+def test_one_flipped_byte_in_any_published_file_is_refused_with_its_name(
+    night: Night, tmp_path: Path
+) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(night.home.store, copy)
+    for name in published_files(night.home):
+        if name.startswith("intents/"):
+            continue  # read by a retry of the publication, not by a reader
+        path = copy / name
+        content = bytearray(path.read_bytes())
+        place = len(content) // 2
+        content[place] ^= 0x10
+        path.write_bytes(content)
+        with pytest.raises(Corrupted) as refused:
+            EmbeddingStore(copy).open("production")
+        assert Path(name).name in str(refused.value), name
+        content[place] ^= 0x10
+        path.write_bytes(content)
+    EmbeddingStore(copy).open("production")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["ls"], "production"),
+        (["show", "production"], "item_semantics"),
+        (["get", "item_semantics", "1003"], "1003"),
+        (["search", "item_semantics", "--id", "1003", "-k", "3"], "1003"),
+        (["verify"], ""),
+    ],
+)
+def test_the_stores_command_line_answers(night: Night, words: list[str], expected: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "embedding_store.cli", *words],
+        env={**os.environ, "TIDEMARK_HOME": str(night.home.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
+def test_a_failing_chain_says_which_job_failed_and_why(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "run", "--source", str(tmp_path / "raw")],
+        env={**os.environ, "TIDEMARK_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "not a source" in done.stderr
+    assert "Traceback" not in done.stderr
