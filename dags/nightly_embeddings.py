@@ -8,8 +8,9 @@ says so and redoes nothing.
 clear the task. Outputs appear only when they are whole, so a retry is harmless. A failed `check_`
 task means that the table before it holds rows that break `sql/checks`; no later task reads it.
 
-**Announce skipped?** The version was published, but `production` was not moved to it, as in a
-backfill of an older day.
+**Announce skipped?** The version was published, but `production` was not moved to it: it failed a
+gate, or it is the backfill of an older day. The message says which. It stays readable by its
+number, it is scored and reported, and the night before stays in production.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ def run(job: str, flags: dict[str, str], *, ds: str) -> str:
 
 
 @task.bash
+def run_after_last_night(job: str, flags: dict[str, str], previous: str, *, ds: str) -> str:
+    """One job of the day, with the number of last night's version if there is one."""
+    return command(job, **flags, previous_version=json.loads(previous)["version"], day=ds)
+
+
+@task.bash
 def run_on_version(job: str, published: str, *, ds: str) -> str:
     """One job of the day, on the version that `publish` named in its last line."""
     return command(job, version=json.loads(published)["version"], day=ds)
@@ -47,7 +54,7 @@ def announce(published: str, *, ds: str, outlet_events: Any) -> None:
     """Tell the scheduler that an alias has moved; consumers dedupe by version."""
     said = json.loads(published)
     if not said["promoted"]:
-        raise AirflowSkipException(f"version {said['version']} was not promoted")
+        raise AirflowSkipException(f"version {said['version']} was not promoted: {said.get('why')}")
     outlet_events[EMBEDDING_VERSIONS].extra = {"day": ds, "version": said["version"]}
 
 
@@ -86,7 +93,9 @@ def nightly_embeddings() -> None:
     splits = prepared >> step("splits") >> check("splits")
     texts = prepared >> step("item_texts") >> check("item_texts")
     model = "{{ params.model }}"
-    semantics = texts >> step("distil", model=model, pool="gpu") >> check("distil")
+    distil = run_after_last_night.override(task_id="distil", pool="gpu")
+    distilled = distil("distil", {"model": model}, step("previous"))
+    semantics = texts >> distilled >> check("distil")
     factors = [splits, semantics] >> step("align", pool="gpu") >> check("align")
     factors >> step("project", model=model, pool="gpu") >> check("project") >> published
     published >> check("publish") >> [scores, announce(published)]

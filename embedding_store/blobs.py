@@ -8,13 +8,15 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
-from embedding_store.errors import BadInput, Corrupted, UnsupportedStorage
+from embedding_store.errors import BadInput, Corrupted, StorageFull, UnsupportedStorage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV}
 
 
@@ -50,6 +52,36 @@ class Blobs(Protocol):
     def local_path(self, name: str) -> Path:
         """Where the object's bytes can be read or memory-mapped."""
 
+    def fetch(self, name: str, *, afresh: bool = False) -> Path:
+        """A local file of the object as it is now, to be checked and then held.
+
+        Args:
+            name: the object.
+            afresh: past any local copy.
+        """
+
+    def hold(self, name: str, path: Path) -> None:
+        """Make a file that `fetch` gave the one that `local_path` gives: it was checked."""
+
+    def digest(self, name: str) -> tuple[int, str]:
+        """Size and hex sha256 of the bytes as the storage has them, past any local copy."""
+
+    def modified(self, name: str) -> float:
+        """When the object was made, in seconds by the storage's own clock.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def delete(self, name: str) -> None:
+        """Remove an object for good; nothing happens if there is none."""
+
+    def delete_folder(self, folder: str) -> None:
+        """Remove a folder for good, with all in it, files that are still being written too."""
+
+    def delete_unfinished(self, folder: str, before: float) -> int:
+        """Remove what writers left unfinished directly in a folder before a time; how many."""
+
 
 class PosixBlobs:
     """A folder of a local or network file system that has hard links."""
@@ -79,9 +111,10 @@ class PosixBlobs:
         self._make_folder(target.parent)
         aside = target.with_name(f".{uuid4().hex}.tmp")
         try:
-            yield aside
-            _sync(aside)
-            _link(aside, target)
+            with _saying_when_full(self.root, name):
+                yield aside
+                _sync(aside)
+                _link(aside, target)
         finally:
             with suppress(FileNotFoundError):
                 aside.unlink()
@@ -111,9 +144,53 @@ class PosixBlobs:
         Raises:
             Corrupted: the name could leave the root (`..`, absolute, hidden).
         """
-        if not _NAME.fullmatch(name):
-            raise Corrupted(name, "is not a path inside the store")
-        return self._root / name
+        return self._root / checked_name(name)
+
+    def fetch(self, name: str, *, afresh: bool = False) -> Path:
+        """The file itself."""
+        return self.local_path(name)
+
+    def hold(self, name: str, path: Path) -> None:
+        """Nothing to do: there are no copies."""
+
+    def digest(self, name: str) -> tuple[int, str]:
+        """Read it all."""
+        path = self.local_path(name)
+        return path.stat().st_size, sha256_of(path)
+
+    def modified(self, name: str) -> float:
+        """The file's modification time; on a network file system, the server's."""
+        return self.local_path(name).stat().st_mtime
+
+    def delete(self, name: str) -> None:
+        """Unlink, and fsync the folder: what was deleted does not come back."""
+        path = self.local_path(name)
+        with suppress(FileNotFoundError):
+            path.unlink()
+            _sync(path.parent)
+
+    def delete_folder(self, folder: str) -> None:
+        """Unlink file by file; a folder that another deletes at the same time is no error."""
+        path = self.local_path(folder)
+        self._durable_folders.discard(path)
+        with suppress(FileNotFoundError):
+            for file in path.iterdir():
+                file.unlink(missing_ok=True)
+            _sync(path)
+            path.rmdir()
+        with suppress(FileNotFoundError):
+            _sync(path.parent)
+
+    def delete_unfinished(self, folder: str, before: float) -> int:
+        """Files whose name starts with a dot, and was given to nothing since."""
+        n_deleted = 0
+        with suppress(FileNotFoundError):
+            for path in self.local_path(folder).iterdir():
+                with suppress(FileNotFoundError):  # its writer has finished meanwhile
+                    if path.name.startswith(".") and path.stat().st_mtime < before:
+                        path.unlink()
+                        n_deleted += 1
+        return n_deleted
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._durable_folders:
@@ -127,6 +204,27 @@ class PosixBlobs:
             folder.mkdir(exist_ok=True)
             _sync(folder.parent)
         self._durable_folders.add(folder)
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it stays inside the store: relative, without `..`, nothing hidden."""
+    if not _NAME.fullmatch(name):
+        raise Corrupted(name, "is not a path inside the store")
+    return name
+
+
+@contextmanager
+def _saying_when_full(root: str, name: str) -> Iterator[None]:
+    """Turn what any library says when the disk is full into one error with the way out."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # FAISS raises the latter, with the reason as text
+        if getattr(error, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in str(error):
+            raise StorageFull(
+                f"no space left for {name} in {root}; what was published before is untouched: "
+                "make room (`embedding-store gc`) and try again with the same run_key"
+            ) from error
+        raise
 
 
 def _sync(path: Path) -> None:
@@ -155,11 +253,30 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _open_objects(url: str) -> Blobs:
+    # By name, so that neither an import nor the layer linter, which follows imports in functions,
+    # brings obstore into an image that reads a folder.
+    try:
+        objects: Any = import_module("embedding_store.object_blobs")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("obstore"):
+            raise
+        raise UnsupportedStorage(
+            f"store root {url!r} needs obstore: pip install 'tidemark[objects]'"
+        ) from error
+    return objects.open_objects(url)
+
+
 def open_blobs(root: str | os.PathLike[str]) -> Blobs:
     """The storage behind `root`.
 
+    Args:
+        root: a folder, or a URL: s3://bucket/prefix, gs://bucket/prefix,
+            az://container/prefix, memory://name, file:///folder.
+
     Raises:
         BadInput: a URL of a kind that is not supported.
+        UnsupportedStorage: a URL of an object store, and obstore is not installed.
     """
     text = os.fspath(root)
     if "\0" in text or not text:
@@ -167,5 +284,5 @@ def open_blobs(root: str | os.PathLike[str]) -> Blobs:
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" in text:
-        raise BadInput(f"store root {text!r}: only folders are supported, no object stores yet")
+        return _open_objects(text)
     return PosixBlobs(Path(text).expanduser().absolute())

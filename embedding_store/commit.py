@@ -25,6 +25,7 @@ from embedding_store.errors import (
 from embedding_store.manifest import (
     FORMAT,
     PROTOCOL,
+    Document,
     Intent,
     Json,
     Manifest,
@@ -36,7 +37,7 @@ from embedding_store.manifest import (
 
 STORE_FILE = "STORE.json"
 RUN_FILE = "RUN.json"
-VERSIONS, INTENTS = "versions", "intents"
+DATA, VERSIONS, INTENTS = "data", "versions", "intents"
 _SLOT = re.compile(r"(\d{20})\.json")
 
 
@@ -50,7 +51,14 @@ class Attempt:
 
     def name(self, file: str) -> str:
         """Name of an object of this attempt."""
-        return f"data/{self.id}/{file}"
+        return f"{DATA}/{self.id}/{file}"
+
+
+class RunFile(Document):
+    """RUN.json: the run that an attempt is a try of, so that maintenance finds its decision."""
+
+    run_key: str
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -84,25 +92,29 @@ class Ledger:
 
     # -- the store -------------------------------------------------------------------------------
 
-    def initialise(self) -> None:
-        """Make the store if there is none.
+    def initialise(self, **settings: float) -> StoreFile:
+        """Make the store if there is none, with `settings` other than the usual ones.
+
+        Returns:
+            What the store is; its settings are those that it was made with.
 
         Raises:
             Incompatible: there is one, and this library is too old to write to it.
         """
         document = {"format": FORMAT, "protocol": PROTOCOL, "min_reader": 1, "min_writer": 1}
+        document |= settings
         self.blobs.create_if_absent(STORE_FILE, seal(document))
-        self.check_writable()
+        return self.check_writable()
 
-    def check_readable(self) -> None:
+    def check_readable(self) -> StoreFile:
         """Refuse a root without a store, and a store made for newer readers."""
-        self._check(writing=False)
+        return self._check(writing=False)
 
-    def check_writable(self) -> None:
+    def check_writable(self) -> StoreFile:
         """Refuse a root without a store, and a store made for newer writers."""
-        self._check(writing=True)
+        return self._check(writing=True)
 
-    def _check(self, *, writing: bool) -> None:
+    def _check(self, *, writing: bool) -> StoreFile:
         try:
             content = self.blobs.read(STORE_FILE)
         except (FileNotFoundError, NotADirectoryError):
@@ -117,13 +129,17 @@ class Ledger:
                 f"{self.blobs.root} is a '{store.format}' that asks for protocol {needed}; "
                 f"this library speaks '{FORMAT}', protocol {PROTOCOL}"
             )
+        return store
 
     # -- versions --------------------------------------------------------------------------------
 
     def head(self) -> int:
         """The highest version; 0 if there is none."""
         slots = (_SLOT.fullmatch(name) for name in self.blobs.list(VERSIONS))
-        return max((int(slot[1]) for slot in slots if slot), default=0)
+        head = max((int(slot[1]) for slot in slots if slot), default=0)
+        while self.blobs.exists(slot_name(head + 1)):  # listings of some object stores lag
+            head += 1
+        return head
 
     def stored(self, version: int) -> Stored:
         """The manifest of a version.
@@ -194,6 +210,34 @@ class Ledger:
         intent, content = decided
         self.blobs.create_if_absent(intent_name(run_key, generation), content)
         return self._walk(intent)
+
+    def recover(self) -> dict[str, int]:
+        """Walk for every decided run that has no version; run key -> the version that it got."""
+        made = {stored.manifest.run_key for stored in self.all_stored()}
+        missing = [run_key for run_key in self.committed() if run_key not in made]
+        return {run_key: version for run_key in missing if (version := self.decided(run_key))}
+
+    def committed(self) -> dict[str, str]:
+        """The attempt of every run of which one was decided."""
+        attempts: dict[str, str] = {}
+        for name in self.blobs.list(INTENTS):
+            path = f"{INTENTS}/{name}"
+            intent, _ = unseal(path, self.blobs.read(path), Intent)
+            if intent.decision == "COMMIT" and intent.attempt:
+                attempts[intent.run_key] = intent.attempt
+        return attempts
+
+    def give_up(self, run_key: str, generation: int, attempt: str, by: str) -> bool:
+        """Whether an attempt can never become a version, which is decided here if it is open.
+
+        Maintenance and the publisher create the same name, so one of them decides.
+        """
+        abort = {"decision": "ABORT", "run_key": run_key, "generation": generation, "by": by}
+        self.blobs.create_if_absent(intent_name(run_key, generation), seal(abort))
+        decided = self.intent(run_key, generation)
+        return decided is not None and (
+            decided[0].decision == "ABORT" or decided[0].attempt != attempt
+        )
 
     def begin(self, run_key: str) -> Attempt:
         """Start a try of a run: a folder of its own, with the run's key in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,10 @@ class StoreNotFound(NotFound):
 
 class VersionNotFound(NotFound):
     """No version has that number, or no alias that name."""
+
+
+class VersionExpired(NotFound):
+    """The version was condemned: its files are deleted, or will be; its manifest stays."""
 
 
 class TableNotFound(NotFound):
@@ -71,12 +76,36 @@ class UnsupportedStorage(StoreError):
     """The storage cannot keep the store's promises."""
 
 
+class StorageFull(UnsupportedStorage):
+    """The disk is full; nothing that was published before is touched."""
+
+
+class LeaseLost(StoreError):
+    """The version that was open may be deleted by now, or was closed; open it again."""
+
+
+class StorageUnavailable(StoreError):
+    """The storage gave no answer, however often it was asked; what it did is not known."""
+
+
+class WriteForbidden(StorageUnavailable, PermissionError):
+    """The storage takes nothing from this process, as a folder of another user does not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EACCES
+
+
 class Fenced(StoreError):
     """Maintenance gave this attempt up while it was stalled; publish again with the same key."""
 
 
 class AliasMoved(StoreError):
     """The alias names another version than the caller expected."""
+
+
+class GatesFailed(StoreError):
+    """The version did not pass its gates; it is readable by its number, and no alias names it."""
 
 
 class DayGoesBackwards(StoreError):

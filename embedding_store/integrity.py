@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,10 +15,12 @@ from embedding_store.aliases import Aliases, entry_name
 from embedding_store.blobs import Blobs, sha256_of
 from embedding_store.commit import INTENTS, RUN_FILE, Ledger, Stored, intent_name, slot_name
 from embedding_store.errors import BadInput, Corrupted, NotFound, StoreError
+from embedding_store.fates import Fates
+from embedding_store.local_cache import HashedFiles
 from embedding_store.manifest import FileEntry, Intent, Manifest, sha256_hex, unseal
 from embedding_store.tables import schema_sha256
 
-Level = Literal["full", "footer", "off"]
+Level = Literal["full", "cached", "footer", "off"]
 
 
 @dataclass(frozen=True)
@@ -34,47 +38,83 @@ class Problem:
 # -- files of a version --------------------------------------------------------------------------
 
 
-def check_files(blobs: Blobs, manifest: Manifest, level: Level) -> None:
+def check_files(
+    blobs: Blobs, manifest: Manifest, level: Level, known: HashedFiles | None = None
+) -> None:
     """Refuse a version whose files are not those of its manifest.
 
     Args:
         blobs: where they are.
         manifest: what they must be.
-        level: `full` reads every byte; `footer` looks at sizes and at the footers of Parquet and
-            Arrow files; `off` looks at none, and the vectors may then be silently wrong.
+        level: `full` reads every byte; `cached` too, unless this machine has done so lately and
+            the file system says that the file is the same (`local_cache.HashedFiles`); `footer`
+            looks at sizes and at the footers of Parquet and Arrow files; `off` looks at none, and
+            the vectors may then be silently wrong.
+        known: what `cached` remembers; in the user's cache folder if not given.
 
     Raises:
         Corrupted: names the first file that differs.
     """
-    if level not in ("full", "footer", "off"):
-        raise BadInput(f"verify={level!r} is none of full, footer, off")
+    if level not in get_args(Level):
+        raise BadInput(f"verify={level!r} is none of {', '.join(get_args(Level))}")
     check_references(manifest)
+    if level == "cached" and known is None:
+        known = HashedFiles()
     for entry in manifest.files if level != "off" else ():
-        check_file(blobs, entry, level)
+        check_file(blobs, entry, level, known)
 
 
-def check_file(blobs: Blobs, entry: FileEntry, level: Level) -> None:
-    """Refuse one file that is not what its entry says; `level` as in `check_files`."""
-    path = blobs.local_path(entry.path)
+def check_file(
+    blobs: Blobs, entry: FileEntry, level: Level, known: HashedFiles | None = None
+) -> None:
+    """Refuse one file that is not what its entry says; arguments as in `check_files`."""
+    with _readable(entry):
+        path = blobs.fetch(entry.path)
+        try:
+            _check_path(path, entry, level, known)
+        except Corrupted:  # a local copy may have rotted where the object is whole
+            path = blobs.fetch(entry.path, afresh=True)
+            _check_path(path, entry, level, None)
+        blobs.hold(entry.path, path)
+
+
+def check_stored(blobs: Blobs, entry: FileEntry) -> None:
+    """Refuse one file whose bytes, read from the storage now, are not what its entry says."""
+    with _readable(entry):
+        _check_digest(entry, *blobs.digest(entry.path))
+
+
+@contextmanager
+def _readable(entry: FileEntry) -> Iterator[None]:
     try:
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise Corrupted(entry.path, f"has {size} bytes, {entry.bytes} were published")
-        if level == "full" and (found := sha256_of(path)) != entry.sha256:
-            raise Corrupted(
-                entry.path,
-                f"sha256 is {found[:12]}..., {entry.sha256[:12]}... was published",
-            )
+        yield
     except FileNotFoundError:
         raise Corrupted(entry.path, "is missing") from None
     except OSError as error:
         raise Corrupted(entry.path, f"cannot be read ({error.strerror})") from error
+
+
+def _check_path(path: Path, entry: FileEntry, level: Level, known: HashedFiles | None) -> None:
+    size, sha256 = path.stat().st_size, entry.sha256
+    if size == entry.bytes and level == "full":
+        sha256 = sha256_of(path)
+    elif size == entry.bytes and level == "cached":
+        sha256 = known.sha256_of(path, sha256_of) if known else sha256_of(path)
+    _check_digest(entry, size, sha256)
     if level == "footer":
-        _check_footer(blobs, entry)
+        _check_footer(str(path), entry)
 
 
-def _check_footer(blobs: Blobs, entry: FileEntry) -> None:
-    path = str(blobs.local_path(entry.path))
+def _check_digest(entry: FileEntry, size: int, sha256: str) -> None:
+    if size != entry.bytes:
+        raise Corrupted(entry.path, f"has {size} bytes, {entry.bytes} were published")
+    if sha256 != entry.sha256:
+        raise Corrupted(
+            entry.path, f"sha256 is {sha256[:12]}..., {entry.sha256[:12]}... was published"
+        )
+
+
+def _check_footer(path: str, entry: FileEntry) -> None:
     try:
         if entry.name.endswith(".parquet") and entry.rows is not None:
             with pq.ParquetFile(path) as parquet:
@@ -129,10 +169,11 @@ def check_decision(ledger: Ledger, stored: Stored) -> None:
     decided = ledger.intent(run.run_key, run.generation)
     own = ("version", "parent", "self_sha256")
     body = {key: value for key, value in stored.document.items() if key not in own}
-    if decided is not None and decided[0].body != body:
-        raise Corrupted(
-            slot_name(run.version), f"is not what {intent_name(run.run_key, run.generation)} says"
-        )
+    decision = intent_name(run.run_key, run.generation)
+    if decided is None:
+        raise Corrupted(decision, f"is missing; it decided what is in {slot_name(run.version)}")
+    if decided[0].body != body:
+        raise Corrupted(slot_name(run.version), f"is not what {decision} says")
 
 
 # -- the whole store -----------------------------------------------------------------------------
@@ -171,16 +212,15 @@ def _of_version(ledger: Ledger, version: int) -> Iterator[Problem]:
         return
     yield from _caught(check_successor, ledger, stored)
     yield from _caught(check_decision, ledger, stored)
-    yield from _caught(_check_decided, ledger, stored)
     yield from _caught(check_references, stored.manifest)
-    for entry in stored.manifest.files:
-        yield from _caught(check_file, ledger.blobs, entry, "full")
-
-
-def _check_decided(ledger: Ledger, stored: Stored) -> None:
-    run = stored.manifest
-    if ledger.intent(run.run_key, run.generation) is None:
-        raise Corrupted(intent_name(run.run_key, run.generation), "is missing")
+    found = [one for e in stored.manifest.files for one in _caught(check_stored, ledger.blobs, e)]
+    try:
+        is_gone = Fates(ledger.blobs).of(version).is_gone  # asked last: gc may run meanwhile
+    except Corrupted as error:
+        yield Problem(error.file, error.problem)
+        is_gone = False
+    if not is_gone:
+        yield from found
 
 
 def _of_chain(ledger: Ledger) -> Iterator[Problem]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedding_store.aliases import Aliases
+from embedding_store import outputs
 from embedding_store.blobs import Blobs, open_blobs
 from embedding_store.commit import Ledger, Stored
 from embedding_store.errors import (
@@ -22,10 +23,17 @@ from embedding_store.errors import (
     FileNotInVersion,
     IdNotFound,
     Incompatible,
+    StoreNotFound,
     TableNotFound,
 )
-from embedding_store.integrity import Level, check_decision, check_files, check_successor
+from embedding_store.fates import Fates
+from embedding_store.integrity import Level
+from embedding_store.leases import Hold
 from embedding_store.manifest import Json, Manifest, TableEntry
+from embedding_store.names import checked_day
+from embedding_store.opening import opened
+from embedding_store.rotations import rotation_between
+from embedding_store.soft_tokens import Source, soft_tokens
 from embedding_store.tables import PREFIX
 
 Ids: TypeAlias = Sequence[int] | Sequence[str] | np.ndarray | pa.Array | pa.ChunkedArray
@@ -43,8 +51,10 @@ class VectorSet:
         metric: how vectors compare; None for a plain table.
     """
 
-    def __init__(self, blobs: Blobs, manifest: Manifest, name: str) -> None:
-        self._blobs, self._manifest = blobs, manifest
+    def __init__(
+        self, blobs: Blobs, manifest: Manifest, name: str, held: Hold | None = None
+    ) -> None:
+        self._blobs, self._manifest, self._held = blobs, manifest, held
         self.name, self.version = name, manifest.version
         self.entry: TableEntry = manifest.tables[name]
         self.key, self.dim, self.metric = self.entry.key, self.entry.dim, self.entry.metric
@@ -85,8 +95,23 @@ class VectorSet:
         vectors = self.vectors  # first: a plain table says so before an id is looked up
         return vectors[self.rows_of(ids)]
 
+    def map_to(self, version: int) -> np.ndarray:
+        """(n, d) float32: these vectors on the axes of the same table in another version.
+
+        By the rotations that the versions carry, see `rotations.rotation_between`; lengths, and
+        scores within the table and its group, stay what they are.
+
+        Raises:
+            VersionNotFound: no such version.
+            Incompatible: no rotation leads there: another dimension, another space.
+        """
+        vectors = self.vectors
+        rotation = rotation_between(Ledger(self._blobs), self.name, self.version, version)
+        return (vectors @ rotation.astype(np.float32)).astype(np.float32, copy=False)
+
     def rows_of(self, ids: Ids) -> np.ndarray:
         """(n,) int64 places of `ids` among `self.ids`; raises as `vectors_of` does."""
+        self.check_held()
         wanted = self._as_ids(ids)
         rows = find_rows(self.ids, wanted)
         if (rows < 0).any():
@@ -99,7 +124,6 @@ class VectorSet:
             if column not in self.entry.columns:
                 there = ", ".join(self.entry.columns)
                 raise BadInput(f"{self.name} has no column '{column}'; there is: {there}")
-        parts = [self._path(name) for name in self.entry.parts]
         rows = pa.concat_tables(
             pq.read_table(
                 part,
@@ -107,9 +131,45 @@ class VectorSet:
                 partitioning=None,
                 page_checksum_verification=True,
             )
-            for part in parts
+            for part in self.parts
         )
         return self._stamped(rows)
+
+    @property
+    def parts(self) -> list[Path]:
+        """The table's Parquet files, in order of id."""
+        return [self._path(name) for name in self.entry.parts]
+
+    def to_arrow(self, ids: Ids | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of some ids in the order asked, or of all; the metadata names the version.
+
+        Args:
+            ids: which; all of them, ascending, if not given.
+            columns: which besides the key; the vectors of a table that has any, else all.
+        """
+        if columns is None and self.entry.vector is not None:
+            lists = pa.FixedSizeListArray.from_arrays(self.vectors.ravel(), self.dim)
+            rows = self._stamped(pa.table({self.key: self.ids, self.entry.vector: lists}))
+        else:
+            rest = [one for one in columns or self.entry.columns if one != self.key]
+            rows = self.table([self.key, *rest])
+        return rows if ids is None else rows.take(self.rows_of(ids))
+
+    def to_pandas(self, ids: Ids | None = None, columns: Sequence[str] | None = None) -> Any:
+        """`to_arrow` as a pandas.DataFrame, the version in its `attrs`."""
+        return outputs.to_pandas(self.to_arrow(ids, columns))
+
+    def to_polars(self, ids: Ids | None = None, columns: Sequence[str] | None = None) -> Any:
+        """`to_arrow` as a polars.DataFrame, with a last column `version`."""
+        return outputs.to_polars(self.to_arrow(ids, columns))
+
+    def to_torch(self, ids: Ids | None = None) -> outputs.Tensors:
+        """Version, ids and vectors as tensors, copied; raises as `vectors_of` does."""
+        vectors = self.vectors if ids is None else self.vectors_of(ids)
+        wanted = self.ids if ids is None else self._as_ids(ids)
+        lists = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dim)
+        rows = self._stamped(pa.table({self.key: wanted, "vector": lists}))
+        return outputs.to_torch(rows, self.key, "vector")
 
     def _stamped(self, rows: pa.Table, **said: str) -> pa.Table:
         """`rows` with the version in the schema's metadata."""
@@ -117,7 +177,13 @@ class VectorSet:
         own = {f"{PREFIX}{key}".encode(): text.encode() for key, text in said.items()}
         return rows.replace_schema_metadata({**(rows.schema.metadata or {}), **own})
 
+    def check_held(self) -> None:
+        """Raise LeaseLost if the version was closed, or may be deleted by now."""
+        if self._held:
+            self._held.check()
+
     def _path(self, name: str) -> Path:
+        self.check_held()
         entry = self._manifest.file(name)
         assert entry is not None  # check_references
         return self._blobs.local_path(entry.path)
@@ -180,8 +246,8 @@ class Version:
         manifest_sha256: names its content.
     """
 
-    def __init__(self, blobs: Blobs, stored: Stored) -> None:
-        self._blobs, self._stored = blobs, stored
+    def __init__(self, blobs: Blobs, stored: Stored, held: Hold | None = None) -> None:
+        self._blobs, self._stored, self._held = blobs, stored, held
         self.manifest = stored.manifest
         self.version, self.manifest_sha256 = stored.manifest.version, stored.sha256
         self._sets: dict[str, VectorSet] = {}
@@ -202,7 +268,23 @@ class Version:
         return self._sets[table]
 
     def _open(self, table: str) -> VectorSet:
-        return VectorSet(self._blobs, self.manifest, table)
+        return VectorSet(self._blobs, self.manifest, table, self._held)
+
+    def close(self) -> None:
+        """Let go of the version: gc need not wait for this reader any more.
+
+        What was read stays valid; whatever asks the version or its tables again gets LeaseLost.
+        """
+        if self._held:
+            self._held.release()
+
+    def __enter__(self) -> Self:
+        """The version, to be closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
 
     def __contains__(self, table: object) -> bool:
         """Whether the version has a table of that name."""
@@ -248,7 +330,34 @@ class Version:
             raise FileNotInVersion(
                 f"version {self.version} has no file '{name}'; there is: {there}"
             )
+        if self._held:
+            self._held.check()
         return self._blobs.local_path(entry.path)
+
+    def map_to(self, version: int) -> dict[str, np.ndarray]:
+        """All tables that can be brought onto the axes of another version; see `VectorSet.map_to`.
+
+        Raises:
+            VersionNotFound: no such version.
+            Incompatible: none can; the message says why.
+        """
+        mapped: dict[str, np.ndarray] = {}
+        reasons = []
+        for name in self:
+            try:
+                if self[name].dim is not None:
+                    mapped[name] = self[name].map_to(version)
+            except Incompatible as error:
+                reasons.append(str(error))
+        if not mapped:
+            raise Incompatible("; ".join(reasons) or f"version {self.version} has no vectors")
+        return mapped
+
+    def soft_tokens(
+        self, kind: str, ids: Ids, *, dtype: Any = np.float32, source: Source = "auto"
+    ) -> np.ndarray:
+        """(n, n_tokens, d_llm) soft tokens of items or users; see `soft_tokens.soft_tokens`."""
+        return soft_tokens(self, kind, ids, dtype, source)
 
     def values_of(self, column: str, key: str, ids: pa.Array) -> list[Any] | None:
         """What any of the tables with this key says about `ids` in `column`, a title for instance.
@@ -272,51 +381,49 @@ def open_version(
     *,
     expect: Mapping[str, Any] | None = None,
     verify: Level = "full",
+    lease: bool | None = None,
 ) -> Version:
-    """A version, verified.
+    """A version, verified, and held until it is closed or nobody has it any more.
 
     Args:
         root: the store.
         ref: a number, a number as text, or an alias; an alias is resolved once, here.
-        expect: what `space` must say; anything else, silence included, is refused.
-        verify: `full` hashes every file, `footer` looks at sizes and footers, `off` trusts the
-            disk. The manifest is verified always.
+        expect: what `space` must say; anything else, silence included, is refused. See
+            `compatibility.check_expected`.
+        verify: `full` hashes every file; `cached` leaves out those that this machine hashed lately
+            and that the file system says are the same; `footer` looks at sizes and footers; `off`
+            trusts the disk. The manifest is verified always.
+        lease: keeps `gc` from deleting what is open, see `leases.hold`. None takes a lease where
+            this process may write to the store; a reader without one has the store's grace period.
 
     Raises:
         VersionNotFound, StoreNotFound: nothing there.
+        VersionExpired: its files are deleted, or will be.
         Corrupted: a file is not what was published; the message names it.
         Incompatible: made for a newer reader, or in another space than expected.
     """
     ledger = Ledger(open_blobs(root))
-    return Version(ledger.blobs, verified(ledger, ref, expect, verify))
+    return Version(ledger.blobs, *opened(ledger, ref, expect, verify, lease))
 
 
-def verified(
-    ledger: Ledger, ref: int | str, expect: Mapping[str, Any] | None, level: Level
-) -> Stored:
-    """The manifest that `ref` means, once it and its files have passed; see `open_version`."""
-    ledger.check_readable()
-    stored = resolve(ledger, ref)
-    check_successor(ledger, stored)
-    check_decision(ledger, stored)
-    _check_space(stored.manifest, expect or {})
-    check_files(ledger.blobs, stored.manifest, level)
-    return stored
+def previous_version(root: str | os.PathLike[str], day: date | str) -> int | None:
+    """Last night's version: of the highest day before `day`, the last that passed its gates.
 
+    Versions whose files are deleted, or soon will be, do not count.
 
-def resolve(ledger: Ledger, ref: int | str) -> Stored:
-    """The manifest that a number, a number as text or an alias names now."""
-    if isinstance(ref, str) and not (ref.isascii() and ref.isdigit()):
-        return Aliases(ledger).target(ref)
-    if isinstance(ref, bool) or not isinstance(ref, int | str):
-        raise BadInput(f"{ref!r} is neither a version's number nor an alias")
-    return ledger.stored(int(ref))
-
-
-def _check_space(manifest: Manifest, expect: Mapping[str, Any]) -> None:
-    for name, wanted in expect.items():
-        if manifest.space.get(name) != wanted:
-            raise Incompatible(
-                f"version {manifest.version} is in another space: {name} is "
-                f"{manifest.space.get(name)!r}, expected {wanted!r}"
-            )
+    Returns:
+        Its number; None if there is none, or no store.
+    """
+    wanted, ledger = checked_day(day), Ledger(open_blobs(root))
+    try:
+        ledger.check_readable()
+    except StoreNotFound:
+        return None
+    manifests = (stored.manifest for stored in ledger.all_stored())
+    fates = Fates(ledger.blobs)
+    earlier = [
+        one
+        for one in manifests
+        if one.day < wanted and not one.refused and fates.of(one.version).is_readable
+    ]
+    return max(earlier, key=lambda one: (one.day, one.version)).version if earlier else None

@@ -14,6 +14,7 @@ from embedding_store.errors import BadInput, Corrupted
 
 FORMAT = "tidemark-embedding-store"
 PROTOCOL = 1
+LEASE_TTL_S, GRACE_S = 600.0, 3_600.0
 Metric = Literal["cosine", "inner_product", "l2"]
 Key = Literal["int64", "string"]
 Json = dict[str, Any]
@@ -38,6 +39,8 @@ class StoreFile(Document):
     protocol: int
     min_reader: int
     min_writer: int
+    lease_ttl_s: float = Field(LEASE_TTL_S, gt=0)  # a reader that died delays the collector by this
+    grace_s: float = Field(GRACE_S, ge=0)  # between condemning and deleting, for who has no lease
 
 
 class FileEntry(Document):
@@ -71,6 +74,20 @@ class TableEntry(Document):
     ids_sha256: str  # equal in two versions that hold the same ids
 
 
+class Certificate(Document):
+    """How much of what exact search finds an index finds, and bounds for all queries."""
+
+    k: int
+    queries: str  # table whose vectors were the queries
+    n_rows: int  # all queries that there are
+    n_queries: int  # those that were asked
+    seed: int
+    recall: float
+    confidence: float
+    low: float
+    high: float
+
+
 class IndexEntry(Document):
     """One search index, bound to the bytes that it was built from."""
 
@@ -84,6 +101,7 @@ class IndexEntry(Document):
     params: dict[str, Any]
     rows: int
     dim: int
+    certificate: Certificate | None = None
 
 
 class InputEntry(BaseModel):
@@ -102,6 +120,50 @@ class Parent(Document):
 
     version: int
     manifest_sha256: str = Field(pattern=_SHA256)
+
+
+class GateEntry(Document):
+    """One check that a version must pass before an alias moves to it, and what it found."""
+
+    name: str
+    passed: bool
+    value: float | None = None  # None: there was nothing to measure or to compare with
+    at_least: float | None = None
+    at_most: float | None = None
+    says: str
+
+
+class AlignmentGroup(Document):
+    """One rotation, shared by tables whose vectors are compared with one another."""
+
+    name: str
+    tables: list[str]
+    dim: int
+    rank: int  # directions that the shared rows determine
+    n_shared: int
+    residual: float  # ||other @ rotation - this|| / ||this|| over the shared rows
+    unrotated: float  # the same without the rotation
+
+
+class AlignmentEntry(Document):
+    """How a version's axes lie against those of an earlier one."""
+
+    to: Parent
+    file: str
+    groups: list[AlignmentGroup]
+    skipped: dict[str, str]  # group -> why it has no rotation
+
+    def group_of(self, table: str) -> AlignmentGroup | None:
+        """The group that a table turned with, if it did."""
+        return next((group for group in self.groups if table in group.tables), None)
+
+
+class Superseded(Document):
+    """The version that another one replaces, and the erasure that asked for it."""
+
+    version: int
+    manifest_sha256: str = Field(pattern=_SHA256)
+    erasure: str
 
 
 class Manifest(Document):
@@ -124,8 +186,16 @@ class Manifest(Document):
     attributes: dict[str, Any]
     inputs: list[InputEntry]
     env: dict[str, Any]
-    gates: list[dict[str, Any]]
+    gates: list[GateEntry]
+    supersedes: Superseded | None = None
+    reviewed_against: int | None = None  # the version that the gates compared it with
+    alignment: AlignmentEntry | None = None
     self_sha256: str = Field(pattern=_SHA256)
+
+    @property
+    def refused(self) -> list[GateEntry]:
+        """The gates that it did not pass."""
+        return [gate for gate in self.gates if not gate.passed]
 
     def file(self, name: str) -> FileEntry | None:
         """The file of that name, if the version has one."""
@@ -165,7 +235,7 @@ class AliasEntry(Document):
     prev: AliasPrevious | None
     reason: str
     actor: str
-    gates: list[dict[str, Any]]
+    gates: list[GateEntry]
     created_at: str
 
 

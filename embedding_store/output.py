@@ -41,7 +41,7 @@ def emit(rows: Sequence[Row], format: Format, about: Row | None = None, title: s
 
 def emit_document(document: Row) -> None:
     """Print one JSON object on one line."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, default=str) + "\n")
 
 
 def _emit_csv(rows: Sequence[Row]) -> None:

@@ -19,6 +19,7 @@ from embedding_store.names import checked_table
 
 PREFIX = "embedding_store."  # of the store's own entries in a schema's metadata
 _ROW_GROUP = 8_192  # by id: 4-10 ms in DuckDB, against 43 ms with groups of 65,536
+_BATCH_VALUES = 131_072  # Arrow's 1,024 cost a fifth more where a row is a list of hundreds
 _PART_ROWS = 4_194_304
 _KEY_TYPES = {pa.int64(): "int64", pa.string(): "string"}
 LONGEST = 1e18  # a dot product of two such vectors still fits a float32
@@ -89,7 +90,7 @@ def prepare(name: str, spec: TableSpec, index_metric: Metric | None) -> Prepared
     """
     checked_table(name)
     rows = _sorted_by_key(name, spec)
-    _check_lists_are_finite(name, rows)
+    _check_lists_are_finite(name, rows, spec.vector)
     vectors, metric, normalised = None, None, None
     if spec.vector is not None:
         metric = _metric(name, spec.metric, index_metric)
@@ -97,7 +98,7 @@ def prepare(name: str, spec: TableSpec, index_metric: Metric | None) -> Prepared
         normalised = _check_lengths(f"{name}.{spec.vector}", vectors, rows[spec.key], metric)
     elif spec.metric or index_metric:
         raise BadInput(f"{name}: a metric or an index needs a vector column")
-    ids = rows[spec.key].combine_chunks()
+    ids = rows[spec.key].combine_chunks()  # a copy: of a slice, files would hold what is around
     return Prepared(name, rows, spec.key, ids, spec.vector, vectors, metric, normalised)
 
 
@@ -115,7 +116,7 @@ def _sorted_by_key(name: str, spec: TableSpec) -> pa.Table:
     doubles = {column for column in rows.column_names if rows.column_names.count(column) > 1}
     if doubles:
         raise BadInput(f"{name}: columns occur more than once: {', '.join(sorted(doubles))}")
-    for column in filter(None, (key, spec.vector)):
+    for column in [key] if spec.vector is None else [key, spec.vector]:
         if column not in rows.column_names:
             raise BadInput(f"{name}: no column '{column}'; there are {rows.column_names}")
     if not rows.num_rows:
@@ -125,7 +126,13 @@ def _sorted_by_key(name: str, spec: TableSpec) -> pa.Table:
     if n_nulls := rows[key].null_count:
         raise BadInput(f"{name}.{key}: {n_nulls} ids are null")
     columns = [key, *(column for column in rows.column_names if column != key)]
-    rows = rows.select(columns).sort_by(key).combine_chunks()
+    return _in_order(name, key, rows.select(columns))
+
+
+def _in_order(name: str, key: str, rows: pa.Table) -> pa.Table:
+    if _ascends(rows[key]):  # the usual case, and a sort copies everything
+        return rows.combine_chunks()
+    rows = rows.sort_by(key).combine_chunks()
     same = pc.equal(rows[key][1:], rows[key][:-1])
     if n_doubles := pc.sum(same).as_py():
         first = rows[key][pc.index(same, True).as_py()]
@@ -133,9 +140,22 @@ def _sorted_by_key(name: str, spec: TableSpec) -> pa.Table:
     return rows
 
 
-def _check_lists_are_finite(name: str, rows: pa.Table) -> None:
+def _ascends(ids: pa.ChunkedArray) -> bool:
+    """Whether every id is larger than the one before."""
+    return pc.all(pc.less(ids[:-1], ids[1:])).as_py() is not False
+
+
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """The column as one array; `combine_chunks` copies even where there is only one."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _check_lists_are_finite(name: str, rows: pa.Table, vector: str | None) -> None:
+    """Refuse NaN and infinity in lists; those of the vector column show in its lengths."""
     for column, field in zip(rows.columns, rows.schema, strict=True):
         kind = field.type
+        if field.name == vector:
+            continue
         if not (pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)):
             continue
         bad = pc.invert(pc.is_finite(pc.list_flatten(column)))
@@ -153,7 +173,7 @@ def _matrix(name: str, column: str, rows: pa.Table) -> np.ndarray:
         raise BadInput(f"{place}: vectors are fixed-size lists of float32, not {kind}")
     if not kind.list_size:
         raise BadInput(f"{place}: vectors have no dimension")
-    vectors = rows[column].combine_chunks()
+    vectors = _in_one_piece(rows[column])
     values = vectors.flatten()
     if vectors.null_count or values.null_count:
         raise BadInput(f"{place}: there are nulls among the vectors")
@@ -163,6 +183,9 @@ def _matrix(name: str, column: str, rows: pa.Table) -> np.ndarray:
 def _check_lengths(place: str, vectors: np.ndarray, ids: Any, metric: Metric) -> bool:
     """Whether all vectors have length 1; refuses lengths that the metric cannot use."""
     norms = row_norms(vectors)
+    if not np.isfinite(norms).all():
+        row = int(np.isfinite(norms).argmin())
+        raise BadInput(f"{place}: NaN or infinity in the vector of id {ids[row]}")
     if norms.max() > LONGEST:
         row = int(norms.argmax())
         raise BadInput(f"{place}: the vector of id {ids[row]} is {norms[row]:.1e} long; too long")
@@ -170,6 +193,28 @@ def _check_lengths(place: str, vectors: np.ndarray, ids: Any, metric: Metric) ->
         row = int(norms.argmin())
         raise BadInput(f"{place}: the vector of id {ids[row]} is zero; cosine has no answer for it")
     return bool(np.abs(norms - 1).max() <= _UNIT_TOLERANCE)
+
+
+def bias_of(table: Prepared, column: str | None) -> np.ndarray | None:
+    """(n,) float32, the numbers of a column that are added to a table's scores; None for None.
+
+    Raises:
+        BadInput: no such column, or one that does not hold a finite number in every row.
+    """
+    return None if column is None else bias_values(table.name, column, table.rows)
+
+
+def bias_values(name: str, column: str, rows: pa.Table) -> np.ndarray:
+    """The column as `bias_of` gives it."""
+    if column not in rows.column_names:
+        raise BadInput(f"{name}: no column '{column}'; there are {rows.column_names}")
+    values = rows[column]
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        raise BadInput(f"{name}.{column}: {values.type} cannot be added to a score")
+    numbers = np.asarray(values.to_numpy(), dtype=np.float32)
+    if values.null_count or not (np.abs(numbers) <= LONGEST).all():
+        raise BadInput(f"{name}.{column}: nulls, NaN or numbers too large to be added to a score")
+    return numbers
 
 
 def row_norms(vectors: np.ndarray) -> np.ndarray:
@@ -249,6 +294,7 @@ def _write_parts(table: Prepared, creating: Creating, part_rows: int) -> Iterato
                 compression=dict.fromkeys(plain, "zstd"),
                 write_page_checksum=True,
                 write_page_index=True,
+                write_batch_size=_BATCH_VALUES,
                 sorting_columns=[pq.SortingColumn(0)],
             )
             schema = pq.read_schema(path)  # Parquet has its own names for what is in a list

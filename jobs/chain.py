@@ -66,12 +66,17 @@ def run_chain(
     for number, job in enumerate(NIGHTLY, start=1):
         console.print(f"[bold]{number}/{len(NIGHTLY)} {job}[/]")
         started = time.monotonic()
+        if job == "distil":
+            previous = _run_job(arguments("previous", day=day), home)
+            flags["distil"]["previous_version"] = previous["version"]
         words = arguments(job, **flags.get(job, {}), force=force or None, day=day)
         said = _run_job(words, home)
         _run_job(arguments("check", producer=job, day=day), home)
         if job == "publish":
             flags["score"] = flags["report"] = {"version": said["version"]}
         console.print(f"    {said['status']} in {time.monotonic() - started:.1f} s")
+        if why := said.get("why"):
+            console.print(f"    not promoted: {why}", style="yellow", markup=False)
 
 
 # -- through Airflow -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ MODULES = {
     "score": "jobs.score.ctr_scores",
     "report": "jobs.report.report",
     "check": "jobs.check",
+    "previous": "jobs.previous",
 }
 
 # The chain in an order that one process after the other can take; dags/nightly_embeddings.py

@@ -16,14 +16,17 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
+from embedding_store.errors import Incompatible, StoreError, TableNotFound, VersionExpired
+from embedding_store.lookup import open_version
 from jobs.datasets import ITEM_SEMANTICS, ITEM_TEXTS
-from jobs.errors import JobError
+from jobs.errors import JobError, NotAvailable
 from jobs.home import Home
 from jobs.job import Config, Run, main
 from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone, load, resolve
 from jobs.llm.batches import token_budget_batches
 from jobs.llm.fingerprint import sha256_json
 from jobs.llm.isotropy import all_but_the_top, mean_cosine
+from jobs.manifest import Manifest
 from jobs.progress import progress
 
 SPACE = b"space"  # schema metadata key: in which space the vectors of a table live
@@ -59,6 +62,12 @@ class DistilConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="auto: bfloat16 where the hardware multiplies it, float32 elsewhere",
+    )
+    previous_version: int | None = Field(
+        default=None,
+        gt=0,
+        description="take unchanged items over from this version of the store; "
+        "without it every item is embedded",
     )
 
 
@@ -242,19 +251,81 @@ def _space(texts: pa.Table, backbone: Backbone, config: DistilConfig, dim: int) 
 
 
 def semantics_table(
-    texts: pa.Table, raw: np.ndarray, backbone: Backbone, config: DistilConfig
+    texts: pa.Table, keys: Sequence[str], raw: np.ndarray, space: dict[str, Any]
 ) -> pa.Table:
-    """ITEM_SEMANTICS: keys, raw vectors, and their variant for search and alignment."""
-    fingerprint = backbone.files.fingerprint
-    keys = [content_key(text, fingerprint, config) for text in texts["text"].to_pylist()]
+    """ITEM_SEMANTICS: keys, raw vectors, and their variant for search and alignment.
+
+    The variant is made from all raw vectors in the order of the items, carried over or not: the
+    same raw vectors give the same bytes.
+    """
     columns = {
         "item_id": texts["item_id"],
         "content_key": pa.array(keys, type=pa.string()),
         "raw": _column(raw),
-        "vector": _column(all_but_the_top(raw, config.n_components)),
+        "vector": _column(all_but_the_top(raw, space["post"]["removed_components"])),
     }
-    space = _space(texts, backbone, config, raw.shape[1])
     return pa.table(columns).replace_schema_metadata({SPACE: json.dumps(space, sort_keys=True)})
+
+
+class CarriedOver(NamedTuple):
+    """Raw vectors of an earlier version, by content key."""
+
+    places: dict[str, int]
+    raw: np.ndarray  # (n, d) float32
+    version_sha256: str | None  # names the version's content
+
+
+NOTHING = CarriedOver({}, np.empty((0, 0), np.float32), None)
+# Vectors of two precisions do not mix, though the content key does not tell them apart.
+_SAME = ("fingerprint", "dtype", "dim")
+
+
+def carried_over(home: Home, space: dict[str, Any], version: int | None, log: Any) -> CarriedOver:
+    """What an earlier version holds of this space; nothing if it is of another, or is gone.
+
+    Raises:
+        NotAvailable: there is no such version, or a file of it is not what was published.
+    """
+    if version is None:
+        return NOTHING
+    try:
+        with open_version(home.store, version, expect={key: space[key] for key in _SAME}) as opened:
+            rows = opened[ITEM_SEMANTICS.name].table(["content_key", "raw"])
+            raw = _rows(rows["raw"]).copy()
+    except (Incompatible, VersionExpired, TableNotFound) as error:
+        log.warning("every item is embedded", previous_version=version, why=str(error))
+        return NOTHING
+    except StoreError as error:
+        raise NotAvailable(str(error)) from error
+    places = {key: row for row, key in enumerate(rows["content_key"].to_pylist())}
+    return CarriedOver(places, raw, opened.manifest_sha256)
+
+
+def _raw(
+    texts: pa.Table,
+    keys: Sequence[str],
+    known: CarriedOver,
+    backbone: Backbone,
+    config: DistilConfig,
+    run: Run,
+) -> np.ndarray:
+    """(n, d) float32: the states that are known, and those of the other texts, embedded now."""
+    new = [row for row, key in enumerate(keys) if key not in known.places]
+    old = [row for row, key in enumerate(keys) if key in known.places]
+    raw = np.empty((len(keys), _dim(backbone)), dtype=np.float32)
+    if old:
+        raw[old] = known.raw[[known.places[keys[row]] for row in old]]
+    if new:
+        raw[new] = _embed(texts.take(pa.array(new)), backbone, config, run)
+    run.metric("n_items", len(keys))
+    run.metric("n_carried_over", len(old))
+    run.metric("n_embedded", len(new))
+    return raw
+
+
+def _dim(backbone: Backbone) -> int:
+    model: Any = backbone.model
+    return int(model.get_decoder().config.hidden_size)
 
 
 def _embed(texts: pa.Table, backbone: Backbone, config: DistilConfig, run: Run) -> np.ndarray:
@@ -270,7 +341,6 @@ def _embed(texts: pa.Table, backbone: Backbone, config: DistilConfig, run: Run) 
             raw = distil(tokens.ids, backbone.model, config.pooling, config.batch_tokens, advance)
     except UnusableText as error:
         raise JobError(f"item {texts['item_id'][error.position].as_py()}: {error}") from error
-    run.metric("n_items", texts.num_rows)
     run.metric("n_tokens", tokens.n_tokens)
     run.metric("n_truncated", tokens.n_truncated)
     run.metric("tokens_per_s", tokens.n_tokens / (time.monotonic() - started))
@@ -278,7 +348,7 @@ def _embed(texts: pa.Table, backbone: Backbone, config: DistilConfig, run: Run) 
 
 
 def job(config: DistilConfig, run: Run) -> None:
-    """Embed the day's item texts."""
+    """Embed the day's item texts, those that an earlier version does not hold already."""
     texts = run.read(ITEM_TEXTS)
     if not texts.num_rows:
         raise JobError(f"{ITEM_TEXTS.name} of {run.day} has no rows; there is nothing to embed")
@@ -290,10 +360,16 @@ def job(config: DistilConfig, run: Run) -> None:
         device=str(backbone.model.device),
         dtype=str(backbone.model.dtype).removeprefix("torch."),
     )
-    table = semantics_table(texts, _embed(texts, backbone, config, run), backbone, config)
+    fingerprint = backbone.files.fingerprint
+    keys = [content_key(text, fingerprint, config) for text in texts["text"].to_pylist()]
+    space = _space(texts, backbone, config, _dim(backbone))
+    known = carried_over(run.home, space, config.previous_version, run.log)
+    table = semantics_table(texts, keys, _raw(texts, keys, known, backbone, config, run), space)
     for column in ("raw", "vector"):
         run.metric(f"mean_cosine_{column}", mean_cosine(_rows(table[column])))
     run.write(ITEM_SEMANTICS, table)
+    if known.version_sha256:
+        run.result = {"previous_version_sha256": known.version_sha256}
 
 
 def sources(config: DistilConfig, day: date, home: Home) -> Iterable[Path]:
@@ -301,5 +377,23 @@ def sources(config: DistilConfig, day: date, home: Home) -> Iterable[Path]:
     return [resolve(config.model, home.cache).record]
 
 
+def is_of_the_same_version(manifest: Manifest, home: Home) -> bool:
+    """Whether the number still names the version that was carried over from.
+
+    A version whose files were deleted since has done its part.
+    """
+    version = manifest.config["previous_version"]
+    stated = manifest.result.get("previous_version_sha256")
+    if version is None or stated is None:
+        return True
+    try:
+        with open_version(home.store, version, verify="off") as opened:
+            return opened.manifest_sha256 == stated
+    except VersionExpired:
+        return True
+    except StoreError:
+        return False
+
+
 if __name__ == "__main__":
-    main("distil", DistilConfig, job, sources=sources)
+    main("distil", DistilConfig, job, sources=sources, intact=is_of_the_same_version)

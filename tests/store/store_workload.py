@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from embedding_store import EmbeddingStore, IndexSpec, TableSpec
-from embedding_store.errors import StoreNotFound
+from embedding_store.errors import IdNotFound, StoreNotFound
+from embedding_store.garbage import Policy
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 COUNTED = {"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
@@ -58,20 +60,70 @@ def promote(root, version, alias="production"):
     return [entry.sequence, entry.version]
 
 
+SHARP = Policy(keep_last=1, younger_than_s=0, attempt_age_s=0, skew_s=0)
+ERASED = 50  # an id of item_semantics
+
+
+def collect(root):
+    """Condemn, and delete what was condemned before."""
+    for _ in range(2):
+        outcomes = EmbeddingStore(root).gc(SHARP)
+    return {one.what: one.done for one in outcomes if one.what.startswith("version")}
+
+
+def recover(root):
+    """Finish the runs that were decided."""
+    return EmbeddingStore(root).recover()
+
+
+def erase(root, id=ERASED):
+    """An id out of every version; "gone" if it was before."""
+    try:
+        return (
+            EmbeddingStore(root)
+            .erase("item_semantics", id, reason="a test", actor="tester", skew_s=0)
+            .state
+        )
+    except IdNotFound:
+        return "gone"
+
+
 def facts(root):
     """What a fresh process finds, everything read."""
     store = EmbeddingStore(root)
     try:
         versions = store.versions()
     except StoreNotFound:
-        return {"keys": [], "files": [], "problems": [], "aliases": {}}
-    opened = [store.open(one.version) for one in versions]
+        return {"keys": [], "files": [], "problems": [], "aliases": {}, "states": []}
     return {
         "keys": [one.run_key for one in versions],
-        "files": [{file.name: file.sha256 for file in one.manifest.files} for one in opened],
+        "files": [files_of(store, one.version) for one in versions if one.state == "live"],
         "problems": [str(problem) for problem in store.verify()],
-        "aliases": {name: store.open(name).version for name in store.aliases()},
+        "aliases": {name: version_of(store, name) for name in store.aliases()},
+        "states": [one.state for one in versions],
+        "folders": len(list(Path(root).glob("data/*"))),
     }
+
+
+def files_of(store, version):
+    """Hashes of a version's files, as verified."""
+    with store.open(version) as opened:
+        return {file.name: file.sha256 for file in opened.manifest.files}
+
+
+def version_of(store, alias):
+    """What opening an alias gives."""
+    with store.open(alias) as opened:
+        return opened.version
+
+
+def mend(root, action, arguments):
+    """What a fresh process finds after a crash, and finds after it did the same again."""
+    found = facts(root)
+    started, cpu = time.perf_counter(), time.process_time()
+    ACTIONS[action](root, *arguments)
+    took = {"seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
+    return {"found": found, **took, "mended": facts(root)}
 
 
 def publish_all(root, requests):
@@ -85,7 +137,8 @@ def promote_all(root, versions):
 
 
 ACTIONS = {
-    action.__name__: action for action in (publish, promote, facts, publish_all, promote_all)
+    action.__name__: action
+    for action in (publish, promote, facts, publish_all, promote_all, collect, recover, erase, mend)
 }
 
 

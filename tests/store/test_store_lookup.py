@@ -125,7 +125,7 @@ def test_a_version_in_another_space_than_expected_is_refused_with_both_sides_nam
     open_version(tmp_path / "store", 1, expect={"space_id": "planted", "dim": 8})
     with pytest.raises(Incompatible, match="space_id is 'planted', expected 'other'"):
         open_version(tmp_path / "store", 1, expect={"space_id": "other"})
-    with pytest.raises(Incompatible, match="backbone is None, expected 'x'"):
+    with pytest.raises(Incompatible, match="backbone is nothing, expected 'x'"):
         EmbeddingStore(tmp_path / "store").open(1, expect={"backbone": "x"})
 
 

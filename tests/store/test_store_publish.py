@@ -316,14 +316,29 @@ def test_a_reference_that_names_nothing_is_refused(two_days, ref):
         two_days.open(ref)
 
 
-def test_an_object_store_is_refused_as_not_yet_supported():
-    with pytest.raises(BadInput, match="only folders are supported"):
-        EmbeddingStore("s3://bucket/store")
-
-
 def test_the_list_of_versions_says_what_each_holds(two_days):
     move(two_days, 2)
     first, second = two_days.versions()
     assert (first.version, first.day, first.run_key) == (1, "2026-03-02", "monday")
     assert first.rows == {"item_semantics": 40, "items": 3}
     assert (first.aliases, second.aliases) == ((), ("production",))
+
+
+@pytest.mark.parametrize("ids", [range(600), [f"n{number:03d}" for number in range(600)]])
+def test_rows_give_the_same_bytes_however_they_are_ordered_cut_and_joined(tmp_path, ids):
+    vectors = np.random.default_rng(3).normal(size=(600, 4)).astype("f4")
+    whole = vector_rows(list(ids), vectors, title=[f"t{number % 7}" for number in range(600)])
+    around = pa.concat_tables([whole.slice(500), whole, whole.slice(0, 9)]).combine_chunks()
+    forms = {
+        "whole": whole,
+        "shuffled": whole.take(np.random.default_rng(4).permutation(600)),
+        "cut": around.slice(100, 600),
+        "joined": pa.concat_tables([whole.slice(0, 77), whole.slice(77)]),
+    }
+    hashes = set()
+    for name, rows in forms.items():
+        store = EmbeddingStore(tmp_path / name)
+        store.publish({"t": TableSpec(rows, "item_id", "vector")}, run_key="r", day="2026-03-01")
+        files = store.open(1).manifest.files
+        hashes.add(tuple((file.name, file.sha256) for file in files))
+    assert len(hashes) == 1
