@@ -42,7 +42,10 @@ class MfConfig(Config):
         default=0.0, ge=0, description="L2 inside Adam, dense optimizer only"
     )
     learning_rate: float = Field(default=3e-3, gt=0, description="Adam step of the tables")
-    batch_size: int = Field(default=1024, gt=0, description="events in a step")
+    batch_size: int = Field(default=1024, gt=0, description="events in a step, at most")
+    min_steps: int = Field(
+        default=20, gt=0, description="steps in an epoch, at least: few events get small batches"
+    )
     max_epochs: int = Field(default=60, gt=0, description="passes over the train events at most")
     patience: int = Field(
         default=8, gt=0, description="epochs without a better valid AUC before the end"
@@ -59,6 +62,7 @@ PUBLISHED_MF = MfConfig(
     weight_decay=1e-4,
     learning_rate=1e-3,
     batch_size=2048,
+    min_steps=1,
     max_epochs=1000,
     patience=30,
 )
@@ -277,7 +281,8 @@ class _Trainer:
     def epoch(self) -> tuple[float, float]:
         """One pass over the events in a new order; mean cross-entropy and alignment loss."""
         order = torch.randperm(len(self._labels), generator=self._random)
-        losses = [self._step(batch) for batch in torch.split(order, self._config.batch_size)]
+        n_steps = max(math.ceil(len(order) / self._config.batch_size), self._config.min_steps)
+        losses = [self._step(batch) for batch in order.chunk(n_steps)]
         rating_loss, alignment_loss = torch.stack(losses).mean(dim=0).tolist()
         return rating_loss, alignment_loss
 
