@@ -30,9 +30,9 @@ help:  ## this list
 setup: $(VENV)/.installed  ## create .venv and install everything, once
 
 $(VENV)/.installed: pyproject.toml constraints.txt Makefile
-	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Tidemark needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Give another one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Tidemark needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Give another one: make PYTHON=python3.12 ...")'
+	echo "Installing into $(VENV): a few minutes, once."
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	echo "Installing into $(VENV): several minutes the first time, once."
 	$(RUN) -m pip install --quiet --disable-pip-version-check --upgrade pip
 	# By its exact pin and first, so that no other package pulls in the CUDA build of several GB.
 	$(RUN) -m pip install --quiet torch==2.13.0

@@ -10,6 +10,7 @@ place of FIRST it runs the job to its end on every WORK/n instead.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -18,6 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
+LATE_IMPORTS = {"jobs.llm.distil": ("transformers.models.llama.modeling_llama",)}
 CHANGES = {"os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.truncate"}
 
 
@@ -74,7 +76,10 @@ def main() -> None:
     split = sys.argv.index("--")
     module, home, work, *mode = sys.argv[1:split]
     arguments = sys.argv[split + 1 :]
-    runpy.run_module(module, run_name="imported", alter_sys=True)  # paid once, before the forks
+    # Imports are paid once, before the forks.
+    runpy.run_module(module, run_name="imported", alter_sys=True)
+    for late in LATE_IMPORTS.get(module, ()):
+        importlib.import_module(late)
     if mode == ["retry"]:
         copies = sorted(Path(work).iterdir(), key=lambda each: int(each.name))
         sys.stdout.write(json.dumps([child(module, each, arguments, None) for each in copies]))

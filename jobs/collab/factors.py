@@ -50,6 +50,11 @@ class Factors:
     item_biases: Floats
     global_bias: float
 
+    def is_finite(self) -> bool:
+        """Whether no number has become NaN or infinite."""
+        tables = (self.user_factors, self.user_biases, self.item_factors, self.item_biases)
+        return math.isfinite(self.global_bias) and all(np.isfinite(t).all() for t in tables)
+
     def logits(self, users: Ints, items: Ints) -> Floats:
         """(n,) logits of (user, item) rows; a user who is UNKNOWN has factor and bias zero."""
         is_known = users != UNKNOWN

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jobs.collab.factors import Floats, Ints
+from jobs.collab.row_adam import RowAdam
 from jobs.collab.streams import stream
 from jobs.job import Config
 from jobs.tokens.projector import Projector
@@ -25,14 +26,11 @@ class InfoNceConfig(Config):
         ge=0,
         description="weight of InfoNCE beside the cross-entropy; 0 turns alignment off",
     )
-    temperature: float = Field(default=0.2, gt=0, description="divides cosines in InfoNCE")
+    temperature: float = Field(default=0.4, gt=0, description="divides cosines in InfoNCE")
     n_hidden: int = Field(default=256, gt=0, description="width of the projector's hidden layer")
-    aligned_items: int = Field(default=256, gt=1, description="items of the catalogue in a step")
+    aligned_items: int = Field(default=128, gt=1, description="items of the catalogue in a step")
     projector_learning_rate: float = Field(
         default=1e-3, gt=0, description="Adam step of the projector"
-    )
-    warm_up_passes: int = Field(
-        default=0, ge=0, description="passes over the catalogue that align before the first epoch"
     )
 
 
@@ -92,9 +90,11 @@ class ItemAlignment:
         self.projector = Projector.random(
             d_cf, config.n_hidden, targets.shape[1], stream(seed, "projector")
         )
-        self._optimizer = torch.optim.Adam(
-            self.projector.parameters(), lr=config.projector_learning_rate
-        )
+        # Not torch.optim, whose first use imports the compiler: 1.6 s that a small night feels.
+        self._tables = [
+            RowAdam(weights.detach().view(len(weights), -1), config.projector_learning_rate)
+            for weights in self.projector.parameters()
+        ]
         self._batches = self._passes()
 
     def _passes(self) -> Iterator[Tensor]:
@@ -105,12 +105,7 @@ class ItemAlignment:
         """The catalogue in a new order, cut into batches of about equal size."""
         n = len(self._targets)
         order = torch.randperm(n, generator=self._random)
-        return order.chunk(math.ceil(n / self._config.aligned_items))
-
-    def warm_up(self) -> Iterator[Tensor]:
-        """`warm_up_passes` over the catalogue."""
-        for _ in range(self._config.warm_up_passes):
-            yield from self._one_pass()
+        return order.tensor_split(math.ceil(n / self._config.aligned_items))
 
     def next_items(self) -> Tensor:
         """(b,) distinct item rows; a pass goes on where the last step left it."""
@@ -128,6 +123,5 @@ class ItemAlignment:
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step of Adam for the projector."""
-        for weights, gradient in zip(self.projector.parameters(), gradients, strict=True):
-            weights.grad = gradient
-        self._optimizer.step()
+        for table, gradient in zip(self._tables, gradients, strict=True):
+            table.step(torch.arange(len(gradient)), gradient.view_as(table.weights))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -41,8 +41,11 @@ class MfConfig(Config):
     weight_decay: float = Field(
         default=0.0, ge=0, description="L2 inside Adam, dense optimizer only"
     )
-    learning_rate: float = Field(default=3e-3, gt=0, description="Adam step of the tables")
-    batch_size: int = Field(default=1024, gt=0, description="events in a step")
+    learning_rate: float = Field(default=5e-3, gt=0, description="Adam step of the tables")
+    batch_size: int = Field(default=1024, gt=0, description="events in a step, at most")
+    min_steps: int = Field(
+        default=20, gt=0, description="steps in an epoch, at least: few events get small batches"
+    )
     max_epochs: int = Field(default=60, gt=0, description="passes over the train events at most")
     patience: int = Field(
         default=8, gt=0, description="epochs without a better valid AUC before the end"
@@ -59,6 +62,7 @@ PUBLISHED_MF = MfConfig(
     weight_decay=1e-4,
     learning_rate=1e-3,
     batch_size=2048,
+    min_steps=1,
     max_epochs=1000,
     patience=30,
 )
@@ -88,9 +92,6 @@ class Alignment(Protocol):
 
     weight: float
 
-    def warm_up(self) -> Iterable[Tensor]:
-        """Batches of item rows to align before the first epoch."""
-
     def next_items(self) -> Tensor:
         """(b,) distinct item rows for the next step, from the whole catalogue."""
 
@@ -108,10 +109,6 @@ class Unaligned:
     """The alignment of a plain MF: it touches no item and costs nothing."""
 
     weight = 0.0
-
-    def warm_up(self) -> Iterable[Tensor]:
-        """Nothing."""
-        return ()
 
     def next_items(self) -> Tensor:
         """No items."""
@@ -157,7 +154,6 @@ def fit(
     """
     _check(train, n_users, n_items)
     trainer = _Trainer(train, n_users, n_items, config, alignment or Unaligned())
-    trainer.warm_up()
     can_stop = auc(valid.labels, np.zeros(len(valid))) is not None
     last = config.max_epochs if can_stop else config.epochs_without_valid
     best = Epoch(0, math.inf, math.inf, None)
@@ -165,7 +161,7 @@ def fit(
     for number in range(1, last + 1):
         epoch = _epoch(number, trainer, valid)
         on_epoch(epoch)
-        if epoch.valid_auc is None or epoch.valid_auc > (best.valid_auc or -math.inf):
+        if _is_better(epoch, best):
             best, kept = epoch, trainer.snapshot()
         elif number - best.number >= config.patience:
             break
@@ -173,11 +169,19 @@ def fit(
     return Fit(trainer.factors(), best, number)
 
 
+def _is_better(epoch: Epoch, best: Epoch) -> bool:
+    """Without an AUC to compare, the later epoch is."""
+    if epoch.valid_auc is None or best.valid_auc is None:
+        return True
+    return epoch.valid_auc > best.valid_auc
+
+
 def _epoch(number: int, trainer: _Trainer, valid: Ratings) -> Epoch:
     rating_loss, alignment_loss = trainer.epoch()
+    factors = trainer.factors()
     with np.errstate(over="ignore", invalid="ignore"):  # judged in the next line
-        logits = trainer.factors().logits(valid.users, valid.items)
-    if not (trainer.is_finite() and np.isfinite(logits).all()):
+        logits = factors.logits(valid.users, valid.items)
+    if not (factors.is_finite() and np.isfinite(logits).all()):
         raise JobError(
             f"the weights became NaN or infinite in epoch {number}; lower --learning-rate"
         )
@@ -267,17 +271,12 @@ class _Trainer:
         self._n_of_user = torch.bincount(self._users, minlength=n_users)
         self._n_of_item = torch.bincount(self._items, minlength=n_items)
 
-    def warm_up(self) -> None:
-        """Align item factors alone, so that no user learns from noise."""
-        for items in self._alignment.warm_up():
-            gathered = _gather(self._item, items)
-            loss = self._alignment.loss(items, gathered.wanted[:, :-1])
-            self._move(loss, gathered)
-
     def epoch(self) -> tuple[float, float]:
         """One pass over the events in a new order; mean cross-entropy and alignment loss."""
         order = torch.randperm(len(self._labels), generator=self._random)
-        losses = [self._step(batch) for batch in torch.split(order, self._config.batch_size)]
+        n_steps = max(math.ceil(len(order) / self._config.batch_size), self._config.min_steps)
+        batches = order.tensor_split(min(n_steps, len(order)))
+        losses = [self._step(batch) for batch in batches]
         rating_loss, alignment_loss = torch.stack(losses).mean(dim=0).tolist()
         return rating_loss, alignment_loss
 
@@ -317,18 +316,15 @@ class _Trainer:
 
     def factors(self) -> Factors:
         """The weights as they are, with the common taste folded into the item biases."""
-        shared, user, item = (t.weights.numpy() for t in (self._shared, self._user, self._item))
+        shared, user, item = (t.weights for t in (self._shared, self._user, self._item))
+        of_taste = item[:, :-1] @ shared[0, :-1]
         return Factors(
-            user_factors=user[:, :-1],
-            user_biases=user[:, -1],
-            item_factors=item[:, :-1],
-            item_biases=item[:, -1] + item[:, :-1] @ shared[0, :-1],
+            user_factors=user[:, :-1].numpy(),
+            user_biases=user[:, -1].numpy(),
+            item_factors=item[:, :-1].numpy(),
+            item_biases=(item[:, -1] + of_taste).numpy(),
             global_bias=float(shared[0, -1]),
         )
-
-    def is_finite(self) -> bool:
-        """Whether no weight has become NaN or infinite."""
-        return all(bool(weights.isfinite().all()) for weights in self._weights())
 
     def snapshot(self) -> list[Tensor]:
         """Copies of all weights."""

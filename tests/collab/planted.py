@@ -15,6 +15,7 @@ QUICK = AlignConfig(
     n_hidden=32,
     aligned_items=64,
     batch_size=256,
+    temperature=0.2,
     learning_rate=1e-2,
     max_epochs=25,
     patience=25,
