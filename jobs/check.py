@@ -11,11 +11,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.datasets import BY_NAME, Dataset, Format, made_by
+from jobs.datasets import ALL, BY_NAME, Dataset, Format, made_by
 from jobs.errors import ContractError, JobError, NotAvailable
 from jobs.home import Home
 from jobs.job import EXIT_FAILED, is_checked, load_manifest, mark_checked
-from jobs.launch import MODULES
 from jobs.logs import configure_logs
 from jobs.query import connect, sql_text
 
@@ -75,7 +74,7 @@ def main() -> None:
         description=__doc__,
         epilog="example: python -m jobs.check --producer splits --day 2026-03-02",
     )
-    parser.add_argument("--producer", required=True, choices=sorted(MODULES.keys() - {"check"}))
+    parser.add_argument("--producer", required=True, choices=sorted({dataset.producer for dataset in ALL}))
     parser.add_argument("--day", required=True, type=date.fromisoformat)
     given = parser.parse_args()
     configure_logs()

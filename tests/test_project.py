@@ -89,7 +89,7 @@ def test_every_table_has_a_check_and_every_check_a_table() -> None:
 
 def test_every_dataset_is_made_by_a_job_of_the_chain() -> None:
     assert {dataset.producer for dataset in ALL} == set(NIGHTLY)
-    assert set(MODULES) == {*NIGHTLY, "check"}
+    assert set(MODULES) == {*NIGHTLY, "check", "previous"}
     assert all(made_by(job) for job in NIGHTLY)
 
 
@@ -100,7 +100,7 @@ def test_every_link_of_the_documentation_leads_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} -> {target}"
 
 
-@pytest.mark.parametrize("job", [*NIGHTLY, "check"])
+@pytest.mark.parametrize("job", [*NIGHTLY, "check", "previous"])
 def test_every_job_explains_itself_with_an_example(job: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", MODULES[job], "--help"], capture_output=True, text=True, check=False
