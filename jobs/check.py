@@ -74,7 +74,9 @@ def main() -> None:
         description=__doc__,
         epilog="example: python -m jobs.check --producer splits --day 2026-03-02",
     )
-    parser.add_argument("--producer", required=True, choices=sorted({dataset.producer for dataset in ALL}))
+    parser.add_argument(
+        "--producer", required=True, choices=sorted({dataset.producer for dataset in ALL})
+    )
     parser.add_argument("--day", required=True, type=date.fromisoformat)
     given = parser.parse_args()
     configure_logs()
