@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from embedding_store import index as indexes
 from embedding_store.aliases import Aliases, now
 from embedding_store.blobs import Blobs
-from embedding_store.commit import DATA, INTENTS, VERSIONS, Ledger
+from embedding_store.commit import DATA, Ledger
 from embedding_store.errors import (
     BadInput,
     Corrupted,
@@ -295,22 +295,9 @@ class Eraser:
             "decoded": files,  # path -> sha256, each compared with the bytes on the disk
             "scanned": sorted(p for p, sha in files.items() if scanned.files.get(p) == sha),
             "n_needles": scanned.n_needles,
-            "named_in": self._mentions(request),
             "not_looked_at": self._unfinished_attempts(),
         }
         self._blobs.create_if_absent(_proof(request.name), seal(proof))
-
-    def _mentions(self, request: Request) -> list[str]:
-        """Documents that stay for ever and give the id as the smallest or largest of a file."""
-        named = []
-        for folder in (VERSIONS, INTENTS):
-            for name in self._blobs.list(folder):
-                path = f"{folder}/{name}"
-                _, document = unseal(path, self._blobs.read(path), Document)
-                files = (document.get("body") or document).get("files", [])
-                if any(request.id in (one["min_id"], one["max_id"]) for one in files):
-                    named.append(path)
-        return named
 
     def _unfinished_attempts(self) -> list[str]:
         """Folders of tries that no version names: a publisher may be at work there."""

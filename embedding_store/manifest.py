@@ -51,8 +51,6 @@ class FileEntry(Document):
     bytes: int
     sha256: str = Field(pattern=_SHA256)
     rows: int | None = None
-    min_id: int | str | None = None
-    max_id: int | str | None = None
     schema_sha256: str | None = None
 
 

@@ -293,7 +293,9 @@ class SearchableVersion(Version):
 
     @cached_property
     def _closed(self) -> ClosedSql:
-        return ClosedSql(self)
+        # A plain one of its own: with this one it would be a cycle, and a version that nobody
+        # closes would keep its lease until the cyclic collector comes by.
+        return ClosedSql(Version(self._blobs, self._stored, self._held))
 
     def sql(self, query: str, params: Parameters | None = None) -> pa.Table:
         """The answer to one SELECT over this version's tables; see `closed_sql.ClosedSql`."""

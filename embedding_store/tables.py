@@ -252,8 +252,6 @@ class Written:
 
     name: str
     rows: int
-    min_id: int | str
-    max_id: int | str
     schema_sha256: str
 
 
@@ -266,8 +264,6 @@ def _described(name: str, ids: pa.Array, schema: pa.Schema) -> Written:
     return Written(
         name=name,
         rows=len(ids),
-        min_id=ids[0].as_py(),
-        max_id=ids[-1].as_py(),
         schema_sha256=schema_sha256(schema),
     )
 

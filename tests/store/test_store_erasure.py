@@ -101,16 +101,19 @@ def test_the_proof_names_every_file_that_is_left_with_its_hash(store):
     assert proof["scanned"] == sorted(left)
     assert proof["n_needles"] == 3  # two vectors and the id itself
     assert proof["superseded"] == {"1": 4, "2": 5}
-    assert proof["not_looked_at"] == proof["named_in"] == []
+    assert proof["not_looked_at"] == []
 
 
-def test_a_number_stays_in_the_manifests_as_a_bound_and_the_proof_says_where(store):
-    store.erase("items", 7, reason="asked to", actor="officer", skew_s=0)
-    (proof,) = (Path(store.root) / "erasures").glob("*.proof.json")
-    named = json.loads(proof.read_bytes())["named_in"]
-    assert [name for name in named if name.startswith("versions/")] == [
-        f"versions/{n:020d}.json" for n in (1, 2, 3)
-    ]
+def test_no_document_of_the_store_names_an_erased_id_but_the_request_and_its_proof(store):
+    """Manifests and decisions stay for ever, so they hold no ids, not even as bounds of a file."""
+    erase(store)
+    root = Path(store.root)
+    naming = {
+        path.relative_to(root).parts[0]
+        for path in root.rglob("*")
+        if path.is_file() and GONE.encode() in path.read_bytes()
+    }
+    assert naming == {"erasures"}
 
 
 def test_an_open_version_is_closed_to_new_readers_at_once_and_deleted_after_the_last_lease(store):

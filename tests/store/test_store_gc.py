@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -340,6 +341,18 @@ def test_a_version_that_nobody_has_any_more_is_let_go(store, root):
 
     gc.collect()
     assert lease_files(root, 1) == []
+
+
+def test_a_version_that_nobody_holds_any_more_gives_up_its_lease_at_once(root, store):
+    gc.disable()  # the cyclic collector must not be needed
+    try:
+        items = store.open(1)["item_semantics"]
+        items.search(ids=items.ids.to_pylist()[:1], k=1)
+        assert len(lease_files(root, 1)) == 1
+        del items
+        assert lease_files(root, 1) == []
+    finally:
+        gc.enable()
 
 
 def test_leases_are_released_when_a_process_ends_and_renewed_while_it_sleeps(tmp_path):
