@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,12 +26,12 @@ from jobs.datasets import BY_NAME, Dataset, Format
 from jobs.errors import AlreadyRunning, JobError, NotAvailable, SourceError
 from jobs.files import sha256_file, sync_directory, sync_file, write_atomically
 from jobs.home import Home
+from jobs.lock import take_lock
 from jobs.logs import configure_logs
 from jobs.manifest import Artifact, Manifest, code_version
 
 EXIT_FAILED, EXIT_BUSY = 1, 75  # 75: EX_TEMPFAIL, try again later
 _ROW_GROUP = 65_536
-_POLL_S = 0.5
 
 
 class Config(BaseModel):
@@ -92,7 +89,7 @@ class Run:
     def __enter__(self) -> Self:
         """Take the lock of this job and day and clear what a killed run left behind."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _take_lock(self._folder / "lock", self._wait_s, self.log)
+        self._lock = take_lock(self._folder / "lock", self._wait_s, self.log)
         shutil.rmtree(self._staging, ignore_errors=True)
         self._started = time.monotonic()
         return self
@@ -309,37 +306,6 @@ def _source_artifact(path: Path) -> Artifact:
         return Artifact(name=path.name, path=str(path), sha256=sha256_file(path))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-# -- lock ----------------------------------------------------------------------------------------
-
-
-def _take_lock(path: Path, wait_s: float, log: Any) -> IO[str]:
-    """An flock, which the kernel releases when its process dies, however it dies."""
-    file = path.open("a+", encoding="utf-8")
-    deadline = time.monotonic() + wait_s
-    said = False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            if time.monotonic() >= deadline:
-                file.close()
-                raise AlreadyRunning(
-                    f"this job is already running for this day ({holder}); "
-                    "wait for it, or give --wait-s to queue behind it"
-                ) from None
-            if not said:
-                log.info("waiting for the run that holds the lock", holder=holder, wait_s=wait_s)
-                said = True
-            time.sleep(_POLL_S)
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
 
 
 # -- command -------------------------------------------------------------------------------------
