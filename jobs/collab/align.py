@@ -21,7 +21,7 @@ from jobs.job import Run, main
 from jobs.progress import progress
 from jobs.tokens.projector import Projector
 from jobs.tokens.threads import torch_threads
-from jobs.tokens.vector_columns import as_column, as_matrix
+from jobs.vector_columns import as_column, as_matrix
 
 
 class AlignConfig(MfConfig, InfoNceConfig):

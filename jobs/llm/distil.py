@@ -28,6 +28,7 @@ from jobs.llm.fingerprint import sha256_json
 from jobs.llm.isotropy import all_but_the_top, mean_cosine
 from jobs.manifest import Manifest
 from jobs.progress import progress
+from jobs.vector_columns import as_column, as_matrix
 
 SPACE = b"space"  # schema metadata key: in which space the vectors of a table live
 _TOKENIZED_AT_ONCE = 4_096
@@ -223,15 +224,6 @@ def text_template(titles: Sequence[str], texts: Sequence[str]) -> str | None:
     return templates.pop() if len(templates) == 1 else None
 
 
-def _column(rows: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
-
-
-def _rows(column: pa.ChunkedArray) -> np.ndarray:
-    flat = column.combine_chunks().flatten().to_numpy()
-    return flat.reshape(-1, column.type.list_size)
-
-
 def _space(texts: pa.Table, backbone: Backbone, config: DistilConfig, dim: int) -> dict[str, Any]:
     """What a reader must know to put another text into the same space."""
     files = backbone.files
@@ -261,8 +253,8 @@ def semantics_table(
     columns = {
         "item_id": texts["item_id"],
         "content_key": pa.array(keys, type=pa.string()),
-        "raw": _column(raw),
-        "vector": _column(all_but_the_top(raw, space["post"]["removed_components"])),
+        "raw": as_column(raw),
+        "vector": as_column(all_but_the_top(raw, space["post"]["removed_components"])),
     }
     return pa.table(columns).replace_schema_metadata({SPACE: json.dumps(space, sort_keys=True)})
 
@@ -291,7 +283,7 @@ def carried_over(home: Home, space: dict[str, Any], version: int | None, log: An
     try:
         with open_version(home.store, version, expect={key: space[key] for key in _SAME}) as opened:
             rows = opened[ITEM_SEMANTICS.name].table(["content_key", "raw"])
-            raw = _rows(rows["raw"]).copy()
+            raw = as_matrix(rows["raw"]).copy()
     except (Incompatible, VersionExpired, TableNotFound) as error:
         log.warning("every item is embedded", previous_version=version, why=str(error))
         return NOTHING
@@ -366,7 +358,7 @@ def job(config: DistilConfig, run: Run) -> None:
     known = carried_over(run.home, space, config.previous_version, run.log)
     table = semantics_table(texts, keys, _raw(texts, keys, known, backbone, config, run), space)
     for column in ("raw", "vector"):
-        run.metric(f"mean_cosine_{column}", mean_cosine(_rows(table[column])))
+        run.metric(f"mean_cosine_{column}", mean_cosine(as_matrix(table[column])))
     run.write(ITEM_SEMANTICS, table)
     if known.version_sha256:
         run.result = {"previous_version_sha256": known.version_sha256}

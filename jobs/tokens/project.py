@@ -19,7 +19,7 @@ from jobs.job import Config, Run, main
 from jobs.llm.backbone import DEFAULT_BACKBONE, hidden_size, mean_embedding_norm, resolve
 from jobs.tokens.projector import Projector
 from jobs.tokens.threads import torch_threads
-from jobs.tokens.vector_columns import as_column, as_matrix
+from jobs.vector_columns import as_column, as_matrix
 
 N_TOKENS = 1  # soft tokens for each user or item
 

@@ -13,7 +13,7 @@ from jobs.errors import ContractError
 from jobs.home import Home
 from jobs.job import Config, Run, execute, mark_checked
 from jobs.report.metrics import auc, uauc
-from jobs.tokens.vector_columns import as_column, as_matrix
+from jobs.vector_columns import as_column, as_matrix
 from tests.collab.planted import QUICK, World, world
 from tests.conftest import DAY
 

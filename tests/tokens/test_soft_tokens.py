@@ -11,7 +11,7 @@ from jobs.job import Config, Run, execute, mark_checked
 from jobs.llm.backbone import input_embeddings, mean_embedding_norm, resolve
 from jobs.tokens.project import ProjectConfig, job, soft_tokens, sources
 from jobs.tokens.projector import Projector
-from jobs.tokens.vector_columns import as_column, as_matrix
+from jobs.vector_columns import as_column, as_matrix
 from tests.conftest import DAY
 from tests.tiny_backbone import HIDDEN, write_tiny_backbone
 
