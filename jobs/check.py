@@ -5,38 +5,38 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from datetime import date
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.datasets import ALL, BY_NAME, Dataset, Format, made_by
 from jobs.errors import ContractError, JobError, NotAvailable
 from jobs.home import Home
 from jobs.job import EXIT_FAILED, is_checked, load_manifest, mark_checked
 from jobs.logs import configure_logs
-from jobs.query import connect, sql_text
+from jobs.query import Rows, connect, sql_text
 
 _SHOWN = 5
 
 
-def violations(dataset: Dataset, tables: dict[str, pa.Table]) -> pa.Table:
+def violations(dataset: Dataset, tables: Mapping[str, Rows]) -> pa.Table:
     """Rows that `sql/checks/<dataset>.sql` returns; none means that the table is sound."""
     with connect(tables) as connection:
         return connection.sql(sql_text(f"checks/{dataset.name}")).to_arrow_table()
 
 
-def _tables_of(dataset: Dataset, day: date, home: Home) -> dict[str, pa.Table]:
+def _tables_of(dataset: Dataset, day: date, home: Home) -> dict[str, Rows]:
     names = duckdb.connect().get_table_names(sql_text(f"checks/{dataset.name}"))
-    tables = {}
+    tables: dict[str, Rows] = {}
     for name in sorted(names & BY_NAME.keys()):
         path = home.output(BY_NAME[name], day)
         if load_manifest(home, BY_NAME[name].producer, day) is None or not path.is_file():
             raise NotAvailable(
                 f"{name} of {day}, which the check of {dataset.name} needs, is absent"
             )
-        tables[name] = pq.read_table(path, partitioning=None, memory_map=True)
+        tables[name] = path
     return tables
 
 
