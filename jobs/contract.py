@@ -20,6 +20,7 @@ _TYPES = {
     "float32": pa.float32(),
     "float64": pa.float64(),
     "timestamp": pa.timestamp("us"),
+    "date": pa.date32(),
 }
 _IDS = (pa.int64(), pa.string())
 
