@@ -55,7 +55,7 @@ def _decides_output(config: Config, values: Mapping[str, Any]) -> dict[str, Any]
 
 C = TypeVar("C", bound=Config)
 Job = Callable[[C, "Run"], None]
-Sources = Callable[[C, date, Home], Iterable[Path]]
+Sources = Callable[[C, date, Home], Iterable[Path | Artifact]]
 Intact = Callable[[Manifest, Home], bool]
 
 
@@ -70,7 +70,8 @@ class Run:
         day: the as-of day; the day itself is the future.
         config: goes into the manifest whole.
         home: root of all state.
-        sources: files from outside the home that the job will read; hashed as inputs.
+        sources: files from outside the home that the job will read; hashed as inputs, unless
+            they come as artifacts, whose hash is known.
         wait_s: how long to wait for another run of this job and day before refusing.
     """
 
@@ -81,11 +82,11 @@ class Run:
         config: Config,
         home: Home,
         *,
-        sources: Iterable[Path] = (),
+        sources: Iterable[Path | Artifact] = (),
         wait_s: float = 0.0,
     ) -> None:
         self.job, self.day, self.config, self.home = job, day, config, home
-        self.sources = tuple(sorted(sources))
+        self.sources = tuple(sorted(sources, key=_place_of_source))
         self.log = structlog.get_logger().bind(job=job, day=str(day))
         self.result: dict[str, Any] = {}
         self._wait_s = wait_s
@@ -268,6 +269,22 @@ class Run:
         self._stage(dataset, dataset.format).write_text(text, encoding="utf-8")
         self._record(dataset, None)
 
+    def staged(self, dataset: Dataset) -> Path:
+        """Where a table lies that this run has written, for a query over what follows from it."""
+        if dataset.name not in self._outputs:
+            raise ValueError(f"job '{self.job}' has not written {dataset.name} yet")
+        return self._staged(dataset)
+
+    def workspace(self) -> Path:
+        """An empty folder for what a job larger than memory puts aside; gone when the run ends.
+
+        It lies below the home, so the workers of a cluster see it too.
+        """
+        folder = self._staging / "workspace"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
     def metric(self, name: str, value: float) -> None:
         """Record a figure in the manifest and the log."""
         self._metrics[name] = float(value)
@@ -351,7 +368,13 @@ def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _source_artifact(path: Path) -> Artifact:
+def _place_of_source(source: Path | Artifact) -> str:
+    return source.path if isinstance(source, Artifact) else str(source)
+
+
+def _source_artifact(path: Path | Artifact) -> Artifact:
+    if isinstance(path, Artifact):
+        return path
     try:
         return Artifact(name=path.name, path=str(path), sha256=sha256_file(path))
     except OSError as error:

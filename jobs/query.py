@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
+
+from jobs.errors import JobError
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 
@@ -51,10 +54,26 @@ class Limits:
             spill=Path(spill) if spill else None,
         )
 
+    def shared(self, n: int) -> Limits:
+        """What each of `n` DuckDBs side by side may use."""
+        if n == 1:
+            return self
+        memory = self.memory and f"{_bytes_of(self.memory) // n} B"
+        threads = max((self.threads or os.cpu_count() or 1) // n, 1)
+        return Limits(memory=memory, threads=threads, spill=self.spill)
+
     def settings(self, spill: str) -> dict[str, str]:
         """DuckDB's own names for the limits."""
         given = {"memory_limit": self.memory, "threads": self.threads, "temp_directory": spill}
         return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _bytes_of(memory: str) -> int:
+    size = re.fullmatch(r"([0-9.]+) *([kmgt]?)(i?)b?", memory.strip().lower())
+    if size is None:
+        raise JobError(f"TIDEMARK_MEMORY_LIMIT: '{memory}' is no amount of memory such as 4GiB")
+    unit = (1024 if size[3] else 1000) ** " kmgt".index(size[2] or " ")
+    return int(float(size[1]) * unit)
 
 
 def sql_text(name: str) -> str:
