@@ -9,6 +9,7 @@ import sys
 MODULES = {
     "ingest": "jobs.prepare.ingest",
     "splits": "jobs.prepare.splits",
+    "features": "jobs.prepare.features",
     "item_texts": "jobs.prepare.item_texts",
     "distil": "jobs.llm.distil",
     "align": "jobs.collab.align",
@@ -25,6 +26,7 @@ MODULES = {
 NIGHTLY = (
     "ingest",
     "splits",
+    "features",
     "item_texts",
     "distil",
     "align",
