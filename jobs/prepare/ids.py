@@ -46,11 +46,10 @@ class Ids:
         return (numbers if self.path is None else self._words()[numbers]).view(np.uint64)
 
     def save_words(self, path: Path) -> Path | None:
-        """Write the words of all numbers as .npy; nothing where a number is its own word."""
+        """Write the words of all numbers, int64; nothing where a number is its own word."""
         if self.path is None:
             return None
-        with path.open("wb") as file:
-            np.save(file, self._words(), allow_pickle=False)
+        self._words().tofile(path)
         return path
 
     def _words(self) -> NDArray[np.int64]:

@@ -30,8 +30,8 @@ class Negatives:
     Attributes:
         per_positive: negatives for each positive row.
         seed: of all draws.
-        popularity: .npy file, see `Popularity`.
-        user_words: .npy file of a word for each user number; None: the number is the word.
+        popularity: what `Popularity.save` wrote.
+        user_words: file of an int64 word for each user number; None: the number is the word.
     """
 
     per_positive: int
@@ -65,15 +65,15 @@ class Popularity:
         return cls(items, words, first_at, np.cumsum(weights.astype(np.int64)))
 
     def save(self, path: Path) -> None:
-        """Write an .npy file."""
+        """Write (4, n) int64: items, words, first_at, ceilings."""
         columns = (self.items, self.words.view(np.int64), self.first_at, self.ceilings)
-        with path.open("wb") as file:
-            np.save(file, np.stack(columns), allow_pickle=False)
+        np.stack(columns).astype(np.int64).tofile(path)
 
     @classmethod
     def load(cls, path: Path) -> Popularity:
         """Read what `save` wrote."""
-        items, words, first_at, ceilings = np.load(path, mmap_mode="r", allow_pickle=False)
+        columns = np.memmap(path, np.int64, mode="r").reshape(4, -1)
+        items, words, first_at, ceilings = columns
         return cls(items, words.view(np.uint64), first_at, ceilings)
 
     @cached_property
@@ -189,7 +189,7 @@ def _runs(values: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _event_words(how: Negatives, users: Ints, items: Words, at: Ints) -> Words:
-    names = np.load(how.user_words, mmap_mode="r") if how.user_words else None
+    names = np.memmap(how.user_words, np.int64, mode="r") if how.user_words else None
     words = _mixed(np.full(len(users), how.seed, np.int64).view(np.uint64))
     for part in (names[users] if names is not None else users, items, at):
         words = _mixed(words ^ part.view(np.uint64))

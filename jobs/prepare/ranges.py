@@ -63,7 +63,7 @@ class Prepared:
     Attributes:
         rows: Arrow file, one batch a split in the order of `SPLITS`, columns `ROWS`.
         histories: Arrow file of one batch, columns `HISTORIES`.
-        train_items: .npy file, items of the range's train rows, ascending.
+        train_items: int64 file, items of the range's train rows, ascending.
         n_missing: sampled negatives that could not be had, see `jobs.prepare.negatives`.
     """
 
@@ -145,6 +145,5 @@ def _by_split(rows: Columns) -> list[pa.RecordBatch]:
 
 def _write_numbers(path: Path, values: NDArray[Any]) -> None:
     aside = path.with_suffix(".train-part")
-    with aside.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
+    values.astype(np.int64).tofile(aside)
     aside.replace(path)

@@ -156,12 +156,12 @@ def _negatives(
         counts=counted["n_positives"].to_numpy(),
         power=sampling.popularity_power,
     )
-    popularity.save(work.folder / "popularity.npy")
+    popularity.save(work.folder / "popularity.int64")
     return Negatives(
         per_positive=sampling.per_positive,
         seed=sampling.seed,
-        popularity=work.folder / "popularity.npy",
-        user_words=users.save_words(work.folder / "user_words.npy"),
+        popularity=work.folder / "popularity.int64",
+        user_words=users.save_words(work.folder / "user_words.int64"),
     )
 
 
