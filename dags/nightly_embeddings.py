@@ -66,7 +66,7 @@ def announce(published: str, *, ds: str, outlet_events: Any) -> None:
     doc_md=__doc__,
     tags=["tidemark", "embeddings"],
     params={
-        "source": Param("sample", description="folder or zip of raw files, or: sample", **PLAIN),
+        "source": Param("sample", description="mapping file, folder or zip; or: sample", **PLAIN),
         "model": Param("smollm2-135m-instruct", description="hub id or folder", **PLAIN),
     },
     default_args={
@@ -91,6 +91,7 @@ def nightly_embeddings() -> None:
 
     prepared = step("ingest", source="{{ params.source }}") >> check("ingest")
     splits = prepared >> step("splits") >> check("splits")
+    splits >> step("features") >> check("features")
     texts = prepared >> step("item_texts") >> check("item_texts")
     model = "{{ params.model }}"
     distil = run_after_last_night.override(task_id="distil", pool="gpu")

@@ -5,39 +5,166 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import date
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.datasets import ALL, BY_NAME, Dataset, Format, made_by
+from jobs.datasets import (
+    ALL,
+    BY_NAME,
+    DOMAINS,
+    EVENT_PARTS,
+    EVENTS,
+    ITEMS,
+    WITHDRAWN_EVENTS,
+    Dataset,
+    Format,
+    made_by,
+)
 from jobs.errors import ContractError, JobError, NotAvailable
 from jobs.home import Home
 from jobs.job import EXIT_FAILED, is_checked, load_manifest, mark_checked
 from jobs.logs import configure_logs
-from jobs.query import connect, sql_text
+from jobs.prepare.events import event_tables, events_on_disk
+from jobs.query import Rows, connect, sql_text
 
 _SHOWN = 5
+_ROWS_AT_ONCE = 4_000_000  # of events
+_NIGHTS, _FEWEST_NIGHTS, _WEEKS_BACK = 7, 3, 2
 
 
-def violations(dataset: Dataset, tables: dict[str, pa.Table]) -> pa.Table:
+def violations(dataset: Dataset, tables: Mapping[str, Rows]) -> pa.Table:
     """Rows that `sql/checks/<dataset>.sql` returns; none means that the table is sound."""
     with connect(tables) as connection:
         return connection.sql(sql_text(f"checks/{dataset.name}")).to_arrow_table()
 
 
-def _tables_of(dataset: Dataset, day: date, home: Home) -> dict[str, pa.Table]:
+def _tables_of(dataset: Dataset, day: date, home: Home) -> dict[str, Rows]:
     names = duckdb.connect().get_table_names(sql_text(f"checks/{dataset.name}"))
-    tables = {}
+    tables: dict[str, Rows] = {}
     for name in sorted(names & BY_NAME.keys()):
-        path = home.output(BY_NAME[name], day)
-        if load_manifest(home, BY_NAME[name].producer, day) is None or not path.is_file():
-            raise NotAvailable(
-                f"{name} of {day}, which the check of {dataset.name} needs, is absent"
-            )
-        tables[name] = pq.read_table(path, partitioning=None, memory_map=True)
+        tables[name] = _made(BY_NAME[name], day, home, dataset)
+    if EVENTS.name in names:  # no snapshot of its own, but rows that many nights share
+        parts, withdrawn = (
+            _made(each, day, home, dataset) for each in (EVENT_PARTS, WITHDRAWN_EVENTS)
+        )
+        tables |= events_on_disk(home, parts, withdrawn)
     return tables
+
+
+def _made(needed: Dataset, day: date, home: Home, dataset: Dataset) -> Path:
+    path = home.output(needed, day)
+    if load_manifest(home, needed.producer, day) is None or not path.is_file():
+        raise NotAvailable(
+            f"{needed.name} of {day}, which the check of {dataset.name} needs, is absent"
+        )
+    return path
+
+
+def _refuse(dataset: Dataset, day: date, found: pa.Table) -> None:
+    if found.num_rows:
+        rows = "\n  ".join(str(row) for row in found.slice(0, _SHOWN).to_pylist())
+        raise ContractError(
+            f"{dataset.name} of {day}: {found.num_rows} violations of "
+            f"sql/checks/{dataset.name}.sql, the first:\n  {rows}"
+        )
+
+
+# -- events, which have no snapshot of their own ---------------------------------------------------
+
+
+def _check_events(day: date, home: Home) -> None:
+    """Check the events of the days whose partitions no checked night before has.
+
+    A partition never changes, so each is looked at once, some days at a time.
+
+    Raises:
+        ContractError: events that break `sql/checks/events.sql`.
+    """
+    parts = _parts(home, day)
+    known = _parts_checked_before(day, home)
+    new_days = {part["event_day"] for part in parts if part["path"] not in known}
+    tables: dict[str, Rows] = {
+        each.name: _made(each, day, home, EVENTS) for each in (DOMAINS, ITEMS)
+    }
+    withdrawn = _made(WITHDRAWN_EVENTS, day, home, EVENTS)
+    for some in _together([part for part in parts if part["event_day"] in new_days]):
+        paths = [home.root / part["path"] for part in some]
+        _refuse(EVENTS, day, violations(EVENTS, tables | event_tables(paths, withdrawn)))
+
+
+def _parts(home: Home, day: date) -> list[dict[str, Any]]:
+    return pq.read_table(home.output(EVENT_PARTS, day), partitioning=None).to_pylist()
+
+
+def _parts_checked_before(day: date, home: Home) -> set[str]:
+    """Partitions of the last night before `day` whose events have passed."""
+    folders = (home.root / "tables" / EVENT_PARTS.name).glob("day=*")
+    nights = sorted(date.fromisoformat(path.name.removeprefix("day=")) for path in folders)
+    for night in reversed([each for each in nights if each < day]):
+        if is_checked(home, EVENT_PARTS, night):
+            return {part["path"] for part in _parts(home, night)}
+    return set()
+
+
+def _together(parts: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Partitions of whole event days, as many as are checked at once."""
+    some: list[dict[str, Any]] = []
+    for part in parts:  # in the order of their event days
+        is_full = sum(each["n_rows"] for each in some) >= _ROWS_AT_ONCE
+        if is_full and part["event_day"] != some[-1]["event_day"]:
+            yield some
+            some = []
+        some.append(part)
+    if some:
+        yield some
+
+
+# -- rows against the nights before ----------------------------------------------------------------
+
+
+def _refuse_row_loss(dataset: Dataset, day: date, home: Home) -> None:
+    """A table that grows by its nature must not suddenly be much shorter than it was.
+
+    Raises:
+        ContractError: it has lost more than `max_row_loss` against the median of the last nights.
+    """
+    manifest = load_manifest(home, dataset.producer, day)
+    made = manifest.output(dataset.name) if manifest else None
+    if made is None or made.n_rows is None or dataset.max_row_loss is None:
+        return
+    before = _rows_before(dataset, day, home)
+    if len(before) < _FEWEST_NIGHTS:
+        return
+    usual = median(before)
+    if made.n_rows < (1 - dataset.max_row_loss) * usual:
+        raise ContractError(
+            f"{dataset.name} of {day}: {made.n_rows:,} rows; the median of the {len(before)} "
+            f"nights before is {usual:,.0f}, and more than {dataset.max_row_loss:.0%} less is "
+            "refused; look at what came in, and remove the nights before if they were wrong"
+        )
+
+
+def _rows_before(dataset: Dataset, day: date, home: Home) -> list[int]:
+    """Rows of the last nights that exist, of the weeks before `day`."""
+    found: list[int] = []
+    for n_days in range(1, _WEEKS_BACK * 7 + 1):
+        manifest = load_manifest(home, dataset.producer, day - timedelta(days=n_days))
+        made = manifest.output(dataset.name) if manifest else None
+        if made is not None and made.n_rows is not None:
+            found.append(made.n_rows)
+        if len(found) == _NIGHTS:
+            break
+    return found
+
+
+# -- a whole job -----------------------------------------------------------------------------------
 
 
 def check(producer: str, day: date, home: Home) -> list[str]:
@@ -55,13 +182,10 @@ def check(producer: str, day: date, home: Home) -> list[str]:
     for dataset in made_by(producer):
         if dataset.format is not Format.PARQUET or is_checked(home, dataset, day):
             continue
-        found = violations(dataset, _tables_of(dataset, day, home))
-        if found.num_rows:
-            rows = "\n  ".join(str(row) for row in found.slice(0, _SHOWN).to_pylist())
-            raise ContractError(
-                f"{dataset.name} of {day}: {found.num_rows} violations of "
-                f"sql/checks/{dataset.name}.sql, the first:\n  {rows}"
-            )
+        _refuse(dataset, day, violations(dataset, _tables_of(dataset, day, home)))
+        _refuse_row_loss(dataset, day, home)
+        if dataset is EVENT_PARTS:
+            _check_events(day, home)
         mark_checked(home, dataset, day)
         checked.append(dataset.name)
     return checked

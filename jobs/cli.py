@@ -16,13 +16,15 @@ from jobs.home import Home
 from jobs.job import EXIT_FAILED
 from jobs.llm.backbone import DEFAULT_BACKBONE
 from jobs.logs import configure_logs
-from jobs.prepare.deliveries import MARKER
+from jobs.prepare import amazon_book, commands
+from jobs.prepare.last_day import last_day
+from jobs.prepare.mapping import recognise
 from jobs.prepare.sample import FIRST_DAY, write_sample
+from jobs.prepare.sample_marker import MARKER
 from jobs.prepare.sample_truth import N_DAYS
 from jobs.report.summary import print_summary
 
 SAMPLE = "sample"
-_AFTER_MOVIELENS = date(2003, 3, 1)  # its last rating is of 2003-02-28
 
 app = typer.Typer(
     help="Keeps LLM-aligned user and item embeddings fresh in a data warehouse.",
@@ -30,12 +32,19 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(commands.app)
 Source = Annotated[
-    str, typer.Option(help="Folder or zip of raw files; `sample` makes the built-in warehouse.")
+    str,
+    typer.Option(
+        help="Mapping file, folder that holds one, folder or zip of MovieLens-1M, folder of the "
+        "Amazon books dump, or `sample`: the built-in warehouse."
+    ),
 ]
 Day = Annotated[
     datetime | None,
-    typer.Option(formats=["%Y-%m-%d"], help="As-of day; by default the day after the source ends."),
+    typer.Option(
+        formats=["%Y-%m-%d"], help="As-of day; by default the one after the source's last."
+    ),
 ]
 Model = Annotated[str, typer.Option(help="Backbone LLM: hub id, folder, or the bundled one.")]
 
@@ -57,21 +66,32 @@ def run(
 ) -> None:
     """Run the nightly chain of one day and print the version, the metrics and the report's path."""
     home, console = Home.from_environment(), Console(stderr=True)
-    folder = Path(source).expanduser().absolute()
-    if source == SAMPLE:
-        write_sample(folder := home.raw / SAMPLE)
-    as_of = day.date() if day else _first_day_after(folder)
+    path = made_ready(source, home, console)
+    as_of = day.date() if day else first_day_after(path)
     if airflow:
-        run_through_airflow(as_of, home, console, dags=dags, source=str(folder), model=model)
+        run_through_airflow(as_of, home, console, dags=dags, source=str(path), model=model)
     else:
-        run_chain(as_of, home, console, source=str(folder), model=model, force=force)
+        run_chain(as_of, home, console, source=str(path), model=model, force=force)
     print_summary(home, as_of, Console())
 
 
-def _first_day_after(source: Path) -> date:
-    """The day after the last event of a source that does not grow."""
-    is_sample = (source / MARKER).is_file()
-    return FIRST_DAY + timedelta(days=N_DAYS) if is_sample else _AFTER_MOVIELENS
+def made_ready(source: str, home: Home, console: Console) -> Path:
+    """The source that `ingest` reads: what Tidemark makes or converts itself lies in the home."""
+    if source == SAMPLE:
+        write_sample(home.raw / SAMPLE)
+        return home.raw / SAMPLE
+    path = Path(source).expanduser().absolute()
+    if not amazon_book.is_dump(path):
+        return path
+    console.print("converting the dump, once", style="dim")
+    return amazon_book.write_amazon_book(path, home.raw / "amazon-book").folder
+
+
+def first_day_after(source: Path) -> date:
+    """The first night that knows every event of a source that does not grow."""
+    if (source / MARKER).is_file():
+        return FIRST_DAY + timedelta(days=N_DAYS)  # its last deliveries are late rows
+    return last_day(*recognise(source)) + timedelta(days=1)
 
 
 @app.command(epilog="Example: tidemark sample /tmp/warehouse --scale 10")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +20,7 @@ _TYPES = {
     "float32": pa.float32(),
     "float64": pa.float64(),
     "timestamp": pa.timestamp("us"),
+    "date": pa.date32(),
 }
 _IDS = (pa.int64(), pa.string())
 
@@ -93,3 +96,86 @@ def conform(dataset: Dataset, table: pa.Table) -> pa.Table:
         _check_values(dataset, name, table[name])
     _check_key(dataset, table)
     return table.sort_by([(name, "ascending") for name in dataset.key]).combine_chunks()
+
+
+# -- tables larger than memory -------------------------------------------------------------------
+
+
+class Conforming:
+    """The contract of a dataset, held batch by batch: `conform` for a table that streams by.
+
+    Args:
+        dataset: whose contract.
+        schema: of every batch.
+
+    Raises:
+        ContractError: a column is missing, extra or of another type.
+    """
+
+    def __init__(self, dataset: Dataset, schema: pa.Schema) -> None:
+        assert dataset.columns is not None
+        self.dataset, self.n_rows = dataset, 0
+        self._last: pa.Table | None = None  # key of the last row of the batch before
+        _check_columns(dataset, dataset.columns, schema.empty_table())
+
+    def checked(self, batch: pa.RecordBatch) -> pa.Table:
+        """The rows of `batch`, which follow those before and break nothing.
+
+        Raises:
+            ContractError: a value is null, NaN or infinite where the contract allows none, or the
+                rows are not in strictly ascending order of the key.
+        """
+        table = pa.Table.from_batches([batch])
+        for name in self.dataset.columns or ():
+            _check_values(self.dataset, name, table[name])
+        if table.num_rows:
+            self._check_order(table.select(list(self.dataset.key)))
+        self.n_rows += table.num_rows
+        return table
+
+    def _check_order(self, keys: pa.Table) -> None:
+        joined = pa.concat_tables([self._last, keys]) if self._last else keys
+        self._last = keys.slice(keys.num_rows - 1)
+        before, after = joined.slice(0, joined.num_rows - 1), joined.slice(1)
+        is_equal = pa.chunked_array([pa.repeat(True, before.num_rows)])
+        is_less = pa.chunked_array([pa.repeat(False, before.num_rows)])
+        for name in self.dataset.key:
+            less = pc.less(before[name], after[name])
+            is_less = pc.or_(is_less, pc.and_(is_equal, less))
+            is_equal = pc.and_(is_equal, pc.equal(before[name], after[name]))
+        if not pc.all(is_less, min_count=0).as_py():
+            row = _first_row_where(pc.invert(is_less))
+            pair = [
+                {name: rows[name][row].as_py() for name in self.dataset.key}
+                for rows in (before, after)
+            ]
+            raise ContractError(
+                f"{self.dataset.name}: the key is not strictly ascending: "
+                f"{pair[0]} is followed by {pair[1]}"
+            )
+
+
+class RowGroups:
+    """Cuts a stream of tables into pieces of `n_rows`: bytes do not depend on how rows arrived."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._n_rows = n_rows
+        self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
+
+    def add(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Take `table`; yields what is full."""
+        self._waiting.append(table)
+        self._n_waiting += table.num_rows
+        if self._n_waiting < self._n_rows:
+            return
+        rows = pa.concat_tables(self._waiting)
+        n_full = self._n_waiting // self._n_rows * self._n_rows
+        for start in range(0, n_full, self._n_rows):
+            yield rows.slice(start, self._n_rows).combine_chunks()
+        self._waiting, self._n_waiting = [rows.slice(n_full)], self._n_waiting - n_full
+
+    def rest(self) -> Iterator[pa.Table]:
+        """What is left, if anything is."""
+        if self._n_waiting:
+            yield pa.concat_tables(self._waiting).combine_chunks()

@@ -2,7 +2,7 @@
 
 Column types are words of our own, so that a DAG can import this file without pyarrow:
 `id` is int64 or string (the source's own ids), `vector` a fixed-size list of float32,
-`timestamp` microseconds in UTC without a zone; the rest are Arrow's names.
+`timestamp` microseconds in UTC without a zone, `date` a day; the rest are Arrow's names.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Dataset:
     key: tuple[str, ...] = ()
     nullable: tuple[str, ...] = ()
     format: Format = Format.PARQUET
+    max_row_loss: float | None = None  # against the median of the last nights; see jobs/check.py
 
     @property
     def uri(self) -> str:
@@ -40,14 +41,27 @@ class Dataset:
 DOMAINS = Dataset(
     "domains",
     producer="ingest",
-    columns={
+    columns={  # what the mapping says of the source; see docs/data.md
         "domain": "string",
         "item_noun": "string",  # what an item is called in a prompt: "Movie"
+        "feedback": "string",  # rating, label or implicit
+        "minimum": "float32",  # of a rating; 0 and 1 for labels, 1 and 1 for implicit feedback
+        "maximum": "float32",
         "positive_rating": "float32",  # label = rating >= positive_rating
+        "negatives_per_positive": "int32",  # sampled; 0 unless feedback is implicit
+        "popularity_power": "float32",  # of the sampled negatives
+        "negatives_seed": "int64",
         "split_protocol": "string",  # see jobs/prepare/splits.py
+        "valid_days": "int32",
+        "test_days": "int32",
+        "max_age_days": "int32",  # of the newest event; null: any
+        "max_row_change": "float32",  # of a delivery; null: any
     },
     key=("domain",),
+    nullable=("max_age_days", "max_row_change"),
 )
+# The events of a day as a table for queries: `jobs.prepare.events.events_as_of`. It is no snapshot:
+# rows lie in partitions that all later days share, and EVENT_PARTS names those of a day.
 EVENTS = Dataset(
     "events",
     producer="ingest",
@@ -61,6 +75,25 @@ EVENTS = Dataset(
     },
     key=("user_id", "item_id", "rated_at"),
 )
+EVENT_PARTS = Dataset(
+    "event_parts",
+    producer="ingest",
+    columns={
+        "event_day": "date",  # UTC day of the events
+        "known_day": "date",  # the first as-of day that knows them
+        "path": "string",  # below the home
+        "sha256": "string",
+        "n_bytes": "int64",
+        "n_rows": "int64",
+    },
+    key=("event_day", "known_day"),
+)
+WITHDRAWN_EVENTS = Dataset(
+    "withdrawn_events",
+    producer="ingest",
+    columns={"source_row": "int64", "reason": "string"},  # in a partition, and no event today
+    key=("source_row",),
+)
 ITEMS = Dataset(
     "items",
     producer="ingest",
@@ -71,12 +104,56 @@ ITEMS = Dataset(
     },
     key=("item_id",),
     nullable=("first_row",),
+    max_row_loss=0.5,
 )
 QUARANTINED_EVENTS = Dataset(
     "quarantined_events",
     producer="ingest",
-    columns={"source_file": "string", "line": "int64", "raw": "string", "reason": "string"},
-    key=("source_file", "line"),
+    columns={
+        "kind": "string",  # what the row would have been: event or item
+        "source_file": "string",
+        "line": "int64",
+        "reason": "string",
+        "column": "string",  # of the source, where one column is to blame
+        "value": "string",
+        "raw": "string",  # the row as it came
+        "known_day": "date",  # the first as-of day that quarantines it, where one is known
+        "source_row": "int64",
+    },
+    key=("kind", "source_file", "line", "source_row"),
+    nullable=("column", "value", "known_day"),
+)
+ARRIVALS = Dataset(
+    "arrivals",
+    producer="ingest",
+    columns={
+        "known_day": "date",  # the first as-of day; 1970-01-01 for rows that no clock dates
+        "n_rows": "int64",
+        "n_events": "int64",
+        "n_late": "int64",  # events of an earlier day than the one before known_day
+        "n_corrections": "int64",  # events that replace one of the same user, item and time
+        "n_quarantined": "int64",
+        "n_released": "int64",  # events that an earlier night had quarantined
+    },
+    key=("known_day",),
+)
+EVENT_TOTALS = Dataset(
+    "event_totals",
+    producer="ingest",
+    columns={  # one row
+        "as_of": "date",
+        "n_rows_in": "int64",  # n_events + n_quarantined
+        "n_events": "int64",
+        "n_quarantined": "int64",
+        "n_late": "int64",
+        "n_users": "int64",
+        "n_items": "int64",  # with events
+        "n_catalogue": "int64",
+        "first_event": "timestamp",
+        "last_event": "timestamp",
+    },
+    key=("as_of",),
+    nullable=("first_event", "last_event"),  # where nothing is an event
 )
 SPLITS = Dataset(
     "splits",
@@ -92,18 +169,72 @@ SPLITS = Dataset(
         "is_warm": "bool",  # user and item both occur in train
     },
     key=("split", "row"),
+    max_row_loss=0.5,
 )
 HISTORIES = Dataset(
     "histories",
     producer="splits",
     columns={"user_id": "id", "item_ids": "list<id>"},  # the user's positives, oldest first
     key=("user_id",),
+    max_row_loss=0.5,
+)
+ROW_FEATURES = Dataset(
+    "row_features",
+    producer="features",
+    columns={  # of one row of splits, from the train rows of the days before `as_of`
+        "split": "string",
+        "row": "int32",
+        "as_of": "date",  # its midnight, never after the row: docs/data.md, Features
+        "global_mean": "float32",  # share of positives; what the other means are drawn to
+        "item_mean": "float32",  # smoothed share of positives
+        "item_count": "int32",
+        "item_age_days": "int32",  # since the day of the item's first event
+        "item_recency_days": "int32",  # since the day of its last
+        "item_popularity": "float32",  # its share of the events of the last window
+        "user_mean": "float32",
+        "user_count": "int32",
+        "user_recency_days": "int32",
+    },
+    key=("split", "row"),
+    nullable=("item_age_days", "item_recency_days", "user_recency_days"),
+)
+ITEM_FEATURES = Dataset(
+    "item_features",
+    producer="features",
+    columns={
+        "protocol": "string",  # paper: train rows only; nightly: all that the night knew
+        "item_id": "id",
+        "mean": "float32",
+        "n_events": "int32",
+        "n_positives": "int32",
+        "popularity": "float32",
+        "first_at": "timestamp",
+        "last_at": "timestamp",
+    },
+    key=("protocol", "item_id"),
+    nullable=("first_at", "last_at"),
+)
+USER_FEATURES = Dataset(
+    "user_features",
+    producer="features",
+    columns={
+        "protocol": "string",
+        "user_id": "id",
+        "mean": "float32",
+        "n_events": "int32",
+        "n_positives": "int32",
+        "first_at": "timestamp",
+        "last_at": "timestamp",
+    },
+    key=("protocol", "user_id"),
+    nullable=("first_at", "last_at"),
 )
 ITEM_TEXTS = Dataset(
     "item_texts",
     producer="item_texts",
     columns={"item_id": "id", "title": "string", "text": "string"},
     key=("item_id",),
+    max_row_loss=0.5,
 )
 ITEM_SEMANTICS = Dataset(
     "item_semantics",
@@ -115,6 +246,7 @@ ITEM_SEMANTICS = Dataset(
         "vector": "vector",  # centred, top components removed, unit norm: for search and alignment
     },
     key=("item_id",),
+    max_row_loss=0.5,
 )
 ADAPTER = Dataset("adapter", producer="adapt", format=Format.SAFETENSORS)  # LoRA weights
 ADAPTER_CONFIG = Dataset("adapter_config", producer="adapt", format=Format.JSON)
@@ -151,12 +283,14 @@ USER_FACTORS = Dataset(
     producer="align",
     columns={"user_id": "id", "factor": "vector", "bias": "float32", "n_events": "int32"},
     key=("user_id",),
+    max_row_loss=0.5,
 )
 ITEM_FACTORS = Dataset(
     "item_factors",
     producer="align",
     columns={"item_id": "id", "factor": "vector", "bias": "float32", "n_events": "int32"},
     key=("item_id",),
+    max_row_loss=0.5,
 )
 PROJECTORS = Dataset("projectors", producer="align", format=Format.SAFETENSORS)
 USER_TOKENS = Dataset(
@@ -220,11 +354,17 @@ EMBEDDING_VERSIONS_URI = "warehouse://embedding_versions"  # the asset that prom
 
 ALL = (
     DOMAINS,
-    EVENTS,
+    EVENT_PARTS,
+    WITHDRAWN_EVENTS,
     ITEMS,
     QUARANTINED_EVENTS,
+    ARRIVALS,
+    EVENT_TOTALS,
     SPLITS,
     HISTORIES,
+    ROW_FEATURES,
+    ITEM_FEATURES,
+    USER_FEATURES,
     ITEM_TEXTS,
     ITEM_SEMANTICS,
     ADAPTER,

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from jobs.command_line import parse
-from jobs.contract import conform
+from jobs.contract import Conforming, RowGroups, conform
 from jobs.datasets import BY_NAME, Dataset, Format
 from jobs.errors import AlreadyRunning, JobError, NotAvailable, SourceError
 from jobs.files import sha256_file, sync_directory, sync_file, write_atomically
@@ -35,15 +35,28 @@ _ROW_GROUP = 65_536
 
 
 class Config(BaseModel):
-    """What decides a job's output, apart from its inputs and its day. Unknown keys are errors."""
+    """What decides a job's output, apart from its inputs and its day. Unknown keys are errors.
+
+    A field that is declared with `Field(..., json_schema_extra=DEPLOYMENT)` says where the work is
+    done (an engine, an address): it goes into the manifest, but another value redoes nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+DEPLOYMENT: dict[str, Any] = {"decides_output": False}
+
+
+def _decides_output(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `values` (a config, of now or of a manifest) that decides the output."""
+    aside = {n for n, f in type(config).model_fields.items() if f.json_schema_extra == DEPLOYMENT}
+    return {name: value for name, value in values.items() if name not in aside}
 
 
 C = TypeVar("C", bound=Config)
 Job = Callable[[C, "Run"], None]
 Estimate = Callable[[C, "Run"], dict[str, Any]]
-Sources = Callable[[C, date, Home], Iterable[Path]]
+Sources = Callable[[C, date, Home], Iterable[Path | Artifact]]
 Intact = Callable[[Manifest, Home], bool]
 
 
@@ -58,7 +71,8 @@ class Run:
         day: the as-of day; the day itself is the future.
         config: goes into the manifest whole.
         home: root of all state.
-        sources: files from outside the home that the job will read; hashed as inputs.
+        sources: files from outside the home that the job will read; hashed as inputs, unless
+            they come as artifacts, whose hash is known.
         wait_s: how long to wait for another run of this job and day before refusing.
     """
 
@@ -69,11 +83,11 @@ class Run:
         config: Config,
         home: Home,
         *,
-        sources: Iterable[Path] = (),
+        sources: Iterable[Path | Artifact] = (),
         wait_s: float = 0.0,
     ) -> None:
         self.job, self.day, self.config, self.home = job, day, config, home
-        self.sources = tuple(sorted(sources))
+        self.sources = tuple(sorted(sources, key=_place_of_source))
         self.log = structlog.get_logger().bind(job=job, day=str(day))
         self.result: dict[str, Any] = {}
         self._wait_s = wait_s
@@ -153,7 +167,7 @@ class Run:
         The code's version is recorded but not compared: a deploy alone redoes nothing.
         """
         last = load_manifest(self.home, self.job, self.day)
-        if last is None or last.config != self.config.model_dump(mode="json"):
+        if last is None or not self._has_config(last.config):
             return None
         if last.sources != self._source_artifacts():
             return None
@@ -162,6 +176,10 @@ class Run:
         if any(not _is_whole(self.home.root / o.path, o.sha256) for o in last.outputs):
             return None
         return last if intact is None or intact(last, self.home) else None
+
+    def _has_config(self, values: Mapping[str, Any]) -> bool:
+        mine = self.config.model_dump(mode="json")
+        return _decides_output(self.config, values) == _decides_output(self.config, mine)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -209,15 +227,38 @@ class Run:
             ContractError: see `jobs.contract.conform`.
         """
         table = conform(dataset, table)
-        pq.write_table(
-            table,
-            self._stage(dataset, Format.PARQUET),
-            compression="zstd",
-            use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
-            row_group_size=_ROW_GROUP,
-            write_page_checksum=True,
-        )
+        with _parquet_writer(self._stage(dataset, Format.PARQUET), table.schema) as writer:
+            if table.num_rows:  # no row group without rows, as in a stream
+                writer.write_table(table, row_group_size=_ROW_GROUP)
         self._record(dataset, table.num_rows)
+
+    def write_stream(
+        self, dataset: Dataset, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+    ) -> int:
+        """Stage a table that is larger than memory, given in the order of its key.
+
+        The bytes are those of `write` with the same rows, however they are cut into batches.
+
+        Args:
+            dataset: what the table is.
+            schema: of every batch.
+            batches: rows in ascending order of the key.
+
+        Returns:
+            How many rows were written.
+
+        Raises:
+            ContractError: see `jobs.contract.Conforming`.
+        """
+        conforming, rows = Conforming(dataset, schema), RowGroups(_ROW_GROUP)
+        with _parquet_writer(self._stage(dataset, Format.PARQUET), schema) as writer:
+            for batch in batches:
+                for group in rows.add(conforming.checked(batch)):
+                    writer.write_table(group, row_group_size=_ROW_GROUP)
+            for group in rows.rest():
+                writer.write_table(group, row_group_size=_ROW_GROUP)
+        self._record(dataset, conforming.n_rows)
+        return conforming.n_rows
 
     def write_tensors(self, dataset: Dataset, tensors: Mapping[str, np.ndarray]) -> None:
         """Stage a set of weights as safetensors."""
@@ -231,6 +272,22 @@ class Run:
         """Stage a JSON or HTML document."""
         self._stage(dataset, dataset.format).write_text(text, encoding="utf-8")
         self._record(dataset, None)
+
+    def staged(self, dataset: Dataset) -> Path:
+        """Where a table lies that this run has written, for a query over what follows from it."""
+        if dataset.name not in self._outputs:
+            raise ValueError(f"job '{self.job}' has not written {dataset.name} yet")
+        return self._staged(dataset)
+
+    def workspace(self) -> Path:
+        """An empty folder for what a job larger than memory puts aside; gone when the run ends.
+
+        It lies below the home, so the workers of a cluster see it too.
+        """
+        folder = self._staging / "workspace"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
     def metric(self, name: str, value: float) -> None:
         """Record a figure in the manifest and the log."""
@@ -309,7 +366,23 @@ def mark_checked(home: Home, dataset: Dataset, day: date) -> None:
     write_atomically(home.check_mark(dataset, day), json.dumps({"sha256": sha256}))
 
 
-def _source_artifact(path: Path) -> Artifact:
+def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
+        write_page_checksum=True,
+    )
+
+
+def _place_of_source(source: Path | Artifact) -> str:
+    return source.path if isinstance(source, Artifact) else str(source)
+
+
+def _source_artifact(path: Path | Artifact) -> Artifact:
+    if isinstance(path, Artifact):
+        return path
     try:
         return Artifact(name=path.name, path=str(path), sha256=sha256_file(path))
     except OSError as error:

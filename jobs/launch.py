@@ -9,6 +9,7 @@ import sys
 MODULES = {
     "ingest": "jobs.prepare.ingest",
     "splits": "jobs.prepare.splits",
+    "features": "jobs.prepare.features",
     "item_texts": "jobs.prepare.item_texts",
     "adapt": "jobs.llm.adapt",
     "llm_scores": "jobs.llm.llm_scores",
@@ -28,6 +29,7 @@ MODULES = {
 NIGHTLY = (
     "ingest",
     "splits",
+    "features",
     "item_texts",
     "distil",
     "align",

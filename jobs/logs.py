@@ -9,8 +9,8 @@ import sys
 import structlog
 
 
-def configure_logs() -> None:
-    """Set up structlog once, at the start of a process."""
+def configure_logs(*, quiet: bool = False) -> None:
+    """Set up structlog once, at the start of a process; `quiet` leaves out what is no warning."""
     as_json = os.environ.get("TIDEMARK_LOG") == "json"
     structlog.configure(
         processors=[
@@ -21,6 +21,8 @@ def configure_logs() -> None:
             if as_json
             else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.WARNING if quiet else logging.INFO
+        ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

@@ -53,7 +53,7 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for package in _PACKAGES:
         for path in sorted((root / package).rglob("*")):
-            if path.suffix in {".py", ".sql", ".j2", ".txt"} and path.is_file():
+            if path.suffix in {".py", ".sql", ".j2", ".txt", ".yaml", ".toml"} and path.is_file():
                 digest.update(path.relative_to(root).as_posix().encode())
                 digest.update(path.read_bytes())
     return f"{version('tidemark')}+{digest.hexdigest()[:12]}"

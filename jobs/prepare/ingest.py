@@ -2,146 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field
 
-from jobs.datasets import DOMAINS, EVENTS, ITEMS, QUARANTINED_EVENTS
+from jobs.datasets import DOMAINS, EVENT_PARTS
 from jobs.errors import SourceError
+from jobs.files import sha256_file
 from jobs.home import Home
-from jobs.job import Config, Run, main
-from jobs.manifest import Manifest
-from jobs.prepare import deliveries, movielens
-from jobs.prepare.source import RawWarehouse
-from jobs.query import query
+from jobs.job import DEPLOYMENT, Run, main
+from jobs.manifest import Artifact, Manifest
+from jobs.prepare.arrivals import Source, Work, bring_up_to, ledger_of
+from jobs.prepare.bounds import refuse_bad_arrival, refuse_too_many_bad_rows
+from jobs.prepare.engine import EngineConfig, open_engine
+from jobs.prepare.ledger import Ledger
+from jobs.prepare.mapping import recognise
+from jobs.prepare.mapping_form import (
+    CatalogueFiles,
+    ImplicitFeedback,
+    Mapping,
+    RatingFeedback,
+)
+from jobs.prepare.raw_file import RawFile, catalogue_files, files_of, raw_files
+from jobs.prepare.snapshot import Snapshot, Totals
 
 
-class IngestConfig(Config):
+class IngestConfig(EngineConfig):
     """Where the raw files are, and how much of them may be bad."""
 
     source: str = Field(
-        description="folder or zip of MovieLens-1M, folder of its Parquet copy, or a sample folder",
+        description="mapping file or its folder; folder, zip or Parquet copy of MovieLens-1M; or a "
+        "sample folder",
         examples=["ml-1m.zip"],
     )
-    max_quarantined_share: float = Field(
-        0.05, ge=0, le=1, description="more bad rows than this share stop the run"
+    max_quarantined_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="more bad rows than this share stop the run; by default what the mapping says",
+    )
+    restate: bool = Field(
+        False,
+        json_schema_extra=DEPLOYMENT,
+        description="take what has changed in files that were read before, and redo its days",
     )
 
 
-# -- kinds of source -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """A recognised source: the files it consists of, and how to read them."""
-
-    files: tuple[Path, ...]
-    read: Callable[[], RawWarehouse]
-
-
-def recognise(path: Path, day: date) -> Source:
-    """What kind of source lies at `path`, as far as it matters for `day`.
+def source_of(config: IngestConfig) -> Source:
+    """The source that `config` names.
 
     Raises:
-        SourceError: nothing is there, or nothing of a known kind.
+        SourceError: nothing is there, or nothing that is known.
     """
+    path = Path(config.source).expanduser()
     if not path.exists():
         raise SourceError(f"{path}: no such file or folder; give --source")
-    if path.is_file():
-        return Source((path,), lambda: movielens.read_zip(path))
-    if (path / deliveries.MARKER).is_file():
-        return Source(
-            deliveries.files_before(path, day), lambda: deliveries.read_deliveries(path, day)
-        )
-    if folder := movielens.folder_of(path):
-        return Source(movielens.files_of_folder(folder), lambda: movielens.read_folder(folder))
-    if (path / movielens.PARQUET_RATINGS).is_file():
-        return Source(movielens.files_of_parquet(path), lambda: movielens.read_parquet_folder(path))
-    raise SourceError(
-        f"{path}: not a source; expected {movielens.RATINGS} and {movielens.MOVIES} of "
-        f"MovieLens-1M (also below ml-1m/, or as the zip), {movielens.PARQUET_RATINGS}, or "
-        f"{deliveries.MARKER} of a sample"
-    )
+    mapping, root = recognise(path)
+    if config.max_quarantined_share is not None:
+        bounds = mapping.quarantine.model_copy(update={"max_share": config.max_quarantined_share})
+        mapping = mapping.model_copy(update={"quarantine": bounds})
+    return Source(mapping, root)
 
 
-def sources(config: IngestConfig, day: date, home: Home) -> tuple[Path, ...]:
-    """Files that decide the output; a delivery of `day` or later is not among them."""
-    return recognise(Path(config.source).expanduser(), day).files
+# -- what decides the output ---------------------------------------------------------------------
 
 
-# -- the common part -------------------------------------------------------------------------------
+def sources(config: IngestConfig, day: date, home: Home) -> Iterator[Path | Artifact]:
+    """Files that decide the output; a delivery of `day` or later is not among them.
 
-
-@dataclass(frozen=True)
-class Ingested:
-    """What a night knew of a source.
-
-    Attributes:
-        n_rows_in: rows known on the day, good and bad; all are in `events` or `quarantined`.
-        n_rows_later: rows of the source that the day did not know yet.
+    A file that was read before and has not been touched since is not read again for its hash.
     """
-
-    events: pa.Table
-    items: pa.Table
-    quarantined: pa.Table
-    n_rows_in: int
-    n_rows_later: int
-
-
-def ingest(warehouse: RawWarehouse, day: date) -> Ingested:
-    """Judge every row of a source that `day` knew: an event, or quarantined with its reason."""
-    known = query("prepare/known_ratings", {"parsed_ratings": warehouse.ratings}, day=day)
-    rejected = query(
-        "prepare/rejected_ratings", {"known_ratings": known, "catalogue": warehouse.catalogue}
-    )
-    judged = {"known_ratings": known, "rejected_ratings": rejected}
-    ingested = Ingested(
-        events=query("prepare/events", judged),
-        items=query(
-            "prepare/items",
-            {"catalogue": warehouse.catalogue, "appearances": warehouse.appearances},
-        ),
-        quarantined=query("prepare/quarantined_events", judged),
-        n_rows_in=known.num_rows,
-        n_rows_later=warehouse.ratings.num_rows - known.num_rows,
-    )
-    n_out = ingested.events.num_rows + ingested.quarantined.num_rows
-    assert ingested.n_rows_in == n_out, f"{ingested.n_rows_in} rows in, {n_out} rows out"
-    return ingested
+    source = source_of(config)
+    said = source.mapping.model_dump_json()
+    mapping_sha256 = hashlib.sha256(said.encode()).hexdigest()
+    yield Artifact(name="mapping", path=config.source, sha256=mapping_sha256)
+    read = ledger_of(source, home).files()
+    for kind, file in _files(source, day):
+        known = read.get((kind, file.name))
+        sha256 = known.sha256 if known and known.looks_like(file.path) else _sha256(file.path)
+        yield Artifact(name=file.name, path=str(file.path), sha256=sha256)
 
 
-def _by_reason(quarantined: pa.Table) -> list[tuple[str, int]]:
-    counts = quarantined.group_by("reason").aggregate([([], "count_all")])
-    counts = counts.sort_by([("count_all", "descending"), ("reason", "ascending")])
-    return [(row["reason"], row["count_all"]) for row in counts.to_pylist()]
+def _files(source: Source, day: date) -> Iterator[tuple[str, RawFile]]:
+    mapping, root = source.mapping, source.root
+    for file in raw_files(mapping, root, day):
+        yield "events", file
+    for file in catalogue_files(mapping, root, day):
+        yield "items", file
+    if isinstance(mapping.items, CatalogueFiles) and mapping.items.appearances:
+        for file in files_of(mapping.items.appearances, root, mapping.domain):
+            yield "appearances", file
 
 
-def refuse_too_many_bad_rows(ingested: Ingested, max_share: float) -> None:
-    """Stop before anything is published from a source that has changed its form.
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
 
-    Raises:
-        SourceError: more than `max_share` of the known rows are bad, or none are good.
-    """
-    n_bad = ingested.quarantined.num_rows
-    if n_bad > max_share * ingested.n_rows_in:
-        first = ingested.quarantined.slice(0, 1).to_pylist()[0]
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in _by_reason(ingested.quarantined))
-        raise SourceError(
-            f"{n_bad:,} of {ingested.n_rows_in:,} rows ({n_bad / ingested.n_rows_in:.1%}) would be "
-            f"quarantined, more than the {max_share:.1%} of --max-quarantined-share: {reasons}; "
-            f"the first: {first['source_file']}, line {first['line']}: {first['raw']!r} "
-            f"({first['reason']})"
-        )
-    if not ingested.events.num_rows:
-        raise SourceError(
-            f"no event is known on this day: {ingested.n_rows_in:,} rows known, "
-            f"{n_bad:,} of them bad, {ingested.n_rows_later:,} rows are of later days"
-        )
+
+def intact(manifest: Manifest, home: Home) -> bool:
+    """Whether the partitions that a snapshot names are still there."""
+    named = manifest.output(EVENT_PARTS.name)
+    if named is None:
+        return False
+    parts = pq.read_table(home.root / named.path, partitioning=None)
+    pairs = zip(parts["path"].to_pylist(), parts["n_bytes"].to_pylist(), strict=True)
+    return all(_size(home.root / path) == n_bytes for path, n_bytes in pairs)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+# -- the job -------------------------------------------------------------------------------------
 
 
 def refuse_other_domain(home: Home, domain: str) -> None:
@@ -159,26 +138,91 @@ def refuse_other_domain(home: Home, domain: str) -> None:
             )
 
 
+def domain_table(mapping: Mapping) -> pa.Table:
+    """What the mapping says of the source, as the one row of `domains`."""
+    feedback, negatives = mapping.feedback, None
+    minimum, maximum = 0.0, 1.0
+    if isinstance(feedback, RatingFeedback):
+        minimum, maximum = feedback.minimum, feedback.maximum
+    if isinstance(feedback, ImplicitFeedback):
+        minimum, negatives = 1.0, feedback
+    columns = {
+        "domain": (pa.string(), mapping.domain),
+        "item_noun": (pa.string(), mapping.item_noun),
+        "feedback": (pa.string(), feedback.kind),
+        "minimum": (pa.float32(), minimum),
+        "maximum": (pa.float32(), maximum),
+        "positive_rating": (pa.float32(), mapping.positive_rating),
+        "negatives_per_positive": (
+            pa.int32(),
+            negatives.negatives_per_positive if negatives else 0,
+        ),
+        "popularity_power": (pa.float32(), negatives.popularity_power if negatives else 0.0),
+        "negatives_seed": (pa.int64(), negatives.seed if negatives else 0),
+        "split_protocol": (pa.string(), mapping.split.protocol),
+        "valid_days": (pa.int32(), mapping.split.valid_days),
+        "test_days": (pa.int32(), mapping.split.test_days),
+        "max_age_days": (pa.int32(), mapping.contract.max_age_days),
+        "max_row_change": (pa.float32(), mapping.contract.max_row_change),
+    }
+    return pa.table({name: pa.array([value], kind) for name, (kind, value) in columns.items()})
+
+
+def _touched_days(home: Home, first: date, ledger: Ledger, day: date) -> list[str]:
+    """Nights from `first` on whose snapshots, apart from that of `day`, are no longer right."""
+    touched = []
+    for path in sorted((home.root / "runs" / "ingest").glob("day=*/manifest.json")):
+        night = date.fromisoformat(path.parent.name.removeprefix("day="))
+        table = home.output(EVENT_PARTS, night)
+        if night < first or night == day or not table.is_file():
+            continue
+        made_of = set(pq.read_table(table, columns=["path"], partitioning=None)["path"].to_pylist())
+        if made_of != {part.path for part in ledger.parts(night)}:
+            touched.append(str(night))
+    return touched
+
+
+def _record(run: Run, source: Source, totals: Totals) -> None:
+    run.metric("rows_in", totals.n_rows_in)
+    run.metric("events", totals.n_events)
+    run.metric("late", totals.n_late)
+    run.metric("quarantined", totals.n_quarantined)
+    for reason in totals.by_reason:
+        run.metric(f"quarantined: {reason['reason']}", reason["n_rows"])
+    run.metric("users", totals.n_users)
+    run.metric("items", totals.n_catalogue)
+    run.result = {"domain": source.mapping.domain, "events": totals.n_events}
+
+
 def job(config: IngestConfig, run: Run) -> None:
-    """Read the source as of the day, judge its rows and write what stands and what does not."""
-    warehouse = recognise(Path(config.source).expanduser(), run.day).read()
-    refuse_other_domain(run.home, warehouse.domain.domain)
-    ingested = ingest(warehouse, run.day)
-    refuse_too_many_bad_rows(ingested, config.max_quarantined_share)
-    run.write(DOMAINS, warehouse.domain.table())
-    run.write(EVENTS, ingested.events)
-    run.write(ITEMS, ingested.items)
-    run.write(QUARANTINED_EVENTS, ingested.quarantined)
-    run.metric("rows_in", ingested.n_rows_in)
-    run.metric("rows_later", ingested.n_rows_later)
-    run.metric("events", ingested.events.num_rows)
-    run.metric("quarantined", ingested.quarantined.num_rows)
-    for reason, n in _by_reason(ingested.quarantined):
-        run.metric(f"quarantined: {reason}", n)
-    run.metric("users", pc.count_distinct(ingested.events["user_id"]).as_py())
-    run.metric("items", ingested.items.num_rows)
-    run.result = {"domain": warehouse.domain.domain, "events": ingested.events.num_rows}
+    """Take in what is new in the source and write what the day knows and what it puts aside."""
+    source = source_of(config)
+    mapping, workspace = source.mapping, run.workspace()
+    refuse_other_domain(run.home, mapping.domain)
+    with open_engine(config) as engine:
+        before = ledger_of(source, run.home)
+        work = Work(
+            run.home,
+            engine,
+            workspace,
+            run.log,
+            accept=lambda intake: refuse_bad_arrival(intake, before, mapping.quarantine),
+        )
+        arrived = bring_up_to(run.day, source, work, restate=config.restate)
+        run.write(DOMAINS, domain_table(mapping))
+        folder = workspace / "snapshot"
+        snapshot = Snapshot(run, arrived.ledger, mapping, source.root, folder, engine.scan_limits)
+        totals = snapshot.write()
+    refuse_too_many_bad_rows(totals, mapping.quarantine)
+    _record(run, source, totals)
+    if arrived.changes:
+        first = min(change.known_day for change in arrived.changes)
+        run.result["restated"] = {
+            "because": [change.why for change in arrived.changes],
+            "run_again": _touched_days(run.home, first, arrived.ledger, run.day),
+        }
+        run.log.info("restated", **run.result["restated"])
 
 
 if __name__ == "__main__":
-    main("ingest", IngestConfig, job, sources=sources)
+    main("ingest", IngestConfig, job, sources=sources, intact=intact)

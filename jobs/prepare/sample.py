@@ -19,21 +19,16 @@ import pyarrow.parquet as pq
 from jobs.errors import JobError, SourceError
 from jobs.files import sync_directory
 from jobs.job import EXIT_FAILED
-from jobs.prepare.deliveries import (
-    ITEM_HEADER,
-    ITEMS,
-    MARKER,
-    RATING_HEADER,
-    RATINGS,
-    read_marker,
-)
-from jobs.prepare.sample_dirt import MAX_LATE_DAYS, deliver, planted_dirt
+from jobs.prepare.sample_dirt import MAX_LATE_DAYS, RATINGS, deliver, planted_dirt
+from jobs.prepare.sample_marker import MARKER, read_marker
 from jobs.prepare.sample_truth import N_DAYS, Truth, plant
 
 FIRST_DAY = date(2026, 1, 1)
-TRUTH = "truth"
+ITEMS, TRUTH = "items", "truth"
+RATING_HEADER = "user_id,item_id,rating,rated_at"
+ITEM_HEADER = "item_id,title"
 MAX_SCALE = 200
-_FORM = 1  # raise it when the same parameters give another sample
+_FORM = 2  # raise it when the same parameters give another sample
 _ANNOUNCED_DAYS = 3  # an item is in the catalogue before anyone can rate it
 
 

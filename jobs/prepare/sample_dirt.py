@@ -9,8 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from jobs.prepare.deliveries import RATINGS
-
+RATINGS = "ratings"  # folder of their deliveries
 MAX_LATE_DAYS = 5
 LATE_SHARE = 0.03
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -57,37 +56,37 @@ def _pick(n: int, *values: str) -> str:
     return values[n % len(values)]
 
 
-# Reason, share of the events, and how the n-th row of this kind is spoiled. An item id beyond those
+# Reasons in turn, share of the events, and how the n-th row is spoiled. An item id beyond those
 # of the catalogue is odd, a time after the delivery is weeks away: neither can be good by chance.
-SPOILED: tuple[tuple[str, float, Spoil], ...] = (
+SPOILED: tuple[tuple[tuple[str, ...], float, Spoil], ...] = (
     (
-        "unparsable rating",
+        ("unparsable rating",),
         0.004,
         lambda f, n: f"{f.user},{f.item},{_pick(n, 'four', 'n/a', '3 stars', 'nan')},{f.time}",
     ),
     (
-        "rating out of range",
+        ("rating out of range",),
         0.004,
         lambda f, n: f"{f.user},{f.item},{_pick(n, '0', '6', '-1', '99', '5.5')},{f.time}",
     ),
-    ("unknown item", 0.003, lambda f, n: f"{f.user},{9_000_000_000 + n},{f.rating},{f.time}"),
-    ("missing field", 0.003, _without),
+    (("unknown item",), 0.003, lambda f, n: f"{f.user},{9_000_000_000 + n},{f.rating},{f.time}"),
+    (("missing user", "missing item", "missing rating", "missing timestamp"), 0.003, _without),
     (
-        "unparsable timestamp",
+        ("unparsable timestamp",),
         0.002,
         lambda f, n: (
             f"{f.user},{f.item},{f.rating},"
             + _pick(n, "2026-02-30 10:00:00", "yesterday", "01/31/2026 10:00", f.time[:13])
         ),
     ),
-    ("unparsable user", 0.001, lambda f, n: f"u{f.user},{f.item},{f.rating},{f.time}"),
+    (("unparsable user",), 0.001, lambda f, n: f"u{f.user},{f.item},{f.rating},{f.time}"),
     (
-        "event after its delivery",
+        ("event after its delivery",),
         0.001,
         lambda f, n: f"{f.user},{f.item},{f.rating},{_moved(f.time, 30 + n % 7)}",
     ),
     (
-        "wrong number of fields",
+        ("wrong number of fields",),
         0.001,
         lambda f, n: _pick(n, f"{f.line()},", f"{f.user};{f.item};{f.rating};{f.time}"),
     ),
@@ -118,10 +117,10 @@ def deliver(events: pa.Table, n_days: int, start_s: int, seed: int) -> tuple[lis
     place = rng.random(len(day))
     rows = [Row(int(d), p, f.line()) for d, p, f in zip(delivery, place, fields, strict=True)]
     last = n_days + MAX_LATE_DAYS - 1
-    for reason, share, spoil in SPOILED:
+    for reasons, share, spoil in SPOILED:
         for n, source in enumerate(_spread(delivery, share, rng)):
             where = int(delivery[source])
-            rows.append(Row(where, rng.random(), spoil(fields[source], n), reason))
+            rows.append(Row(where, rng.random(), spoil(fields[source], n), _pick(n, *reasons)))
     for n, source in enumerate(_spread(delivery, DUPLICATE_SHARE, rng)):
         rows.append(_copied(rows[source], n, last, rng, "duplicate"))
     for n, source in enumerate(_spread(delivery, CONFLICT_SHARE, rng)):

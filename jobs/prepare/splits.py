@@ -2,89 +2,222 @@
 
 from __future__ import annotations
 
-from datetime import date
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 from pydantic import Field
 
-from jobs.datasets import DOMAINS, EVENTS, HISTORIES, ITEMS, SPLITS
+from jobs.datasets import DOMAINS, HISTORIES, ITEMS, SPLITS
 from jobs.errors import NotAvailable
-from jobs.job import Config, Run, main
-from jobs.query import query
+from jobs.job import Run, main
+from jobs.prepare.ahead import ahead
+from jobs.prepare.assemble import Tables
+from jobs.prepare.engine import Engine, EngineConfig, open_engine
+from jobs.prepare.events import events_as_of
+from jobs.prepare.ids import Ids, numbered
+from jobs.prepare.negatives import Negatives, Popularity
+from jobs.prepare.offsets import SPLITS as SPLIT_NAMES
+from jobs.prepare.offsets import TRAIN
+from jobs.prepare.protocols import Protocol, Terms, protocol_of
+from jobs.prepare.ranges import Range, prepare
+from jobs.prepare.shuffle import SLICE_ROWS, Scan, scan, user_ranges
+from jobs.query import Rows, query
 
-PUBLISHED, ROLLING = "published-ml-1m", "rolling"
+IMPLICIT = "implicit"
+EARLIEST, LATEST = datetime(1, 1, 1), datetime(9999, 12, 31)
 
 
-class SplitsConfig(Config):
-    """Lengths of the windows; the published split of MovieLens-1M has its own by the calendar."""
+class SplitsConfig(EngineConfig):
+    """Lengths of the windows; the published splits have their own by the calendar."""
 
-    valid_days: int = Field(10, ge=1, description="days before the test window")
-    test_days: int = Field(10, ge=1, description="days before the as-of day")
+    valid_days: int | None = Field(
+        None, ge=1, description="days before the test window; the domain's own by default"
+    )
+    test_days: int | None = Field(
+        None, ge=1, description="days before the as-of day; the domain's own by default"
+    )
 
 
-def published_split(events: pa.Table, items: pa.Table, positive_rating: float) -> pa.Table:
-    """Labelled rows of the split that CoLLM, BinLLM, SeLLa-Rec and SAILRec publish.
+@dataclass(frozen=True)
+class Sampling:
+    """Negatives as the domain asks for them; see `jobs.prepare.negatives`."""
 
-    Returns:
-        `split, user_id, item_id, label, rated_at, place, moment`: see the header of
-        sql/prepare/labelled_published.sql.
+    per_positive: int
+    popularity_power: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step needs: where tasks run, and where they put things."""
+
+    engine: Engine
+    folder: Path
+
+
+def split_tables(
+    tables: Mapping[str, Rows],
+    protocol: Protocol,
+    terms: Terms,
+    sampling: Sampling | None,
+    work: Work,
+) -> Tables:
+    """Splits and histories of the events in `tables`, as streams that can be read once.
+
+    Three steps, each linear in the number of rows. A scan cuts the labelled events into slices,
+    each sorted by user, on disk. A range of users, a million rows of it, is brought together from
+    all slices, ordered, and run through with running sums. The ranges are laid one after the other.
+
+    Args:
+        tables: `events`, and `items` if the protocol reads them.
+        protocol: how to label and split.
+        terms: values for the protocol.
+        sampling: negatives, for feedback that is positive only.
+        work: engine and an empty folder.
     """
-    return query(
-        "prepare/labelled_published",
-        {"events": events, "items": items},
-        positive_rating=positive_rating,
+    numbered_tables, users, items = numbered(tables, work.folder)
+    negatives = None
+    if sampling is not None and sampling.per_positive:
+        negatives = _negatives(numbered_tables, terms, sampling, (users, items), work)
+    scans = _scans(numbered_tables, protocol, terms, work)
+    slices = tuple(one for made in work.engine.map(scan, scans) for one in made)
+    paths = tuple(one.path for one in slices)
+    ranges = [
+        Range(
+            slices=paths,
+            users=bounds,
+            path=work.folder / f"range-{number:05d}.rows",
+            is_strict=protocol.is_strict,
+            leaves_out=protocol.leaves_out,
+            negatives=negatives,
+        )
+        for number, bounds in enumerate(user_ranges(slices, SLICE_ROWS))
+    ]
+    return Tables(list(work.engine.map(prepare, ranges)), users, items)
+
+
+def _scans(tables: Mapping[str, Rows], protocol: Protocol, terms: Terms, work: Work) -> list[Scan]:
+    """One scan, or as many as the engine wants, cut at midnights."""
+    n_scans = work.engine.n_scans if protocol.is_divisible else 1
+    parameters = protocol.parameters(terms)
+    bounds = [EARLIEST, *_midnights(tables, n_scans), LATEST]
+    pieces: list[dict[str, Any]] = [
+        {"since": since, "until": until} for since, until in pairwise(bounds)
+    ]
+    if not protocol.is_divisible:
+        pieces = [{}]
+    return [
+        Scan(
+            tables=tables,
+            query=protocol.query,
+            parameters={**parameters, **piece},
+            folder=work.folder,
+            name=f"scan-{number:04d}",
+            limits=work.engine.scan_limits,
+        )
+        for number, piece in enumerate(pieces)
+    ]
+
+
+def _midnights(tables: Mapping[str, Rows], n_pieces: int) -> list[datetime]:
+    """Where to cut the time of the events into pieces of about as many rows each."""
+    if n_pieces < 2:
+        return []
+    days = query("prepare/events_per_day", tables)
+    until = np.cumsum(days["n_events"].to_numpy())
+    if not len(until):
+        return []
+    marks = np.searchsorted(until, until[-1] * np.arange(1, n_pieces) / n_pieces)
+    chosen = days["day"].take(np.unique(marks)).to_pylist()
+    return [datetime.combine(day, time()) for day in chosen]
+
+
+def _negatives(
+    tables: Mapping[str, Rows],
+    terms: Terms,
+    sampling: Sampling,
+    ids: tuple[Ids, Ids],
+    work: Work,
+) -> Negatives:
+    users, items = ids
+    counted = query(
+        "prepare/item_popularity", tables, day=terms.day, positive_rating=terms.positive_rating
+    )
+    numbers = counted["item_id"].to_numpy()
+    popularity = Popularity.of(
+        items=numbers,
+        words=items.words_of(numbers),
+        first_at=counted["first_at"].to_numpy(),
+        counts=counted["n_positives"].to_numpy(),
+        power=sampling.popularity_power,
+    )
+    popularity.save(work.folder / "popularity.npy")
+    return Negatives(
+        per_positive=sampling.per_positive,
+        seed=sampling.seed,
+        popularity=work.folder / "popularity.npy",
+        user_words=users.save_words(work.folder / "user_words.npy"),
     )
 
 
-def rolling_split(
-    events: pa.Table, positive_rating: float, day: date, config: SplitsConfig
-) -> pa.Table:
-    """Labelled rows, split by time counted back from `day`; columns as `published_split`."""
-    return query(
-        "prepare/labelled_rolling",
-        {"events": events},
-        positive_rating=positive_rating,
+# -- the job ---------------------------------------------------------------------------------------
+
+
+def _terms(domain: Mapping[str, Any], config: SplitsConfig, day: date) -> Terms:
+    return Terms(
         day=day,
-        valid_days=config.valid_days,
-        test_days=config.test_days,
+        positive_rating=domain["positive_rating"],
+        valid_days=config.valid_days or domain["valid_days"],
+        test_days=config.test_days or domain["test_days"],
     )
 
 
-def _nothing_to_train_on(protocol: str, events: pa.Table, config: SplitsConfig) -> str:
-    said = f"{events.num_rows} events"
-    if events.num_rows:
-        ends = pc.min_max(events["rated_at"]).as_py()
-        said += f" from {ends['min']:%Y-%m-%d} to {ends['max']:%Y-%m-%d}"
-    if protocol == PUBLISHED:
-        return f"train is empty: {said}; the published train window is 2001-06 to 2002-03"
-    held_out = config.valid_days + config.test_days
-    return (
-        f"train is empty: {said}, and the last {held_out} days before the as-of day are held out "
-        "(--valid-days, --test-days); the first day that can be trained on is "
-        f"{held_out + 1} days after the first event"
+def _sampling(domain: Mapping[str, Any]) -> Sampling | None:
+    if domain["feedback"] != IMPLICIT:
+        return None
+    return Sampling(
+        per_positive=domain["negatives_per_positive"],
+        popularity_power=domain["popularity_power"],
+        seed=domain["negatives_seed"],
     )
+
+
+def _nothing_to_train_on(tables: Mapping[str, Rows], protocol: Protocol, terms: Terms) -> str:
+    span = query("prepare/event_span", tables).to_pylist()[0]
+    said = f"{span['n_events']} events"
+    if span["n_events"]:
+        said += f" from {span['first']:%Y-%m-%d} to {span['last']:%Y-%m-%d}"
+    return f"train is empty: {said}; {protocol.train(terms)}"
 
 
 def job(config: SplitsConfig, run: Run) -> None:
     """Split the day's events by the domain's protocol and write rows and histories."""
     domain = run.read(DOMAINS).to_pylist()[0]
-    events, positive_rating = run.read(EVENTS), domain["positive_rating"]
-    if (protocol := domain["split_protocol"]) == PUBLISHED:
-        labelled = published_split(events, run.read(ITEMS), positive_rating)
-    elif protocol == ROLLING:
-        labelled = rolling_split(events, positive_rating, run.day, config)
-    else:
-        raise NotAvailable(f"no split protocol '{protocol}'; there are: {PUBLISHED}, {ROLLING}")
-    if not pc.any(pc.equal(labelled["split"], "train")).as_py():
-        raise NotAvailable(_nothing_to_train_on(protocol, events, config))
-    splits = query("prepare/splits", {"labelled": labelled})
-    run.write(SPLITS, splits)
-    run.write(HISTORIES, query("prepare/histories", {"labelled": labelled}))
-    for row in splits.group_by("split").aggregate([([], "count_all")]).to_pylist():
-        run.metric(f"rows: {row['split']}", row["count_all"])
-    run.metric("positive_share", pc.mean(splits["label"]).as_py())
-    run.metric("warm_share", pc.mean(splits["is_warm"]).as_py())
+    protocol = protocol_of(domain["split_protocol"])
+    terms = _terms(domain, config, run.day)
+    tables = events_as_of(run)
+    if protocol.reads_items:
+        tables = {**tables, "items": run.locate(ITEMS)}
+    with open_engine(config) as engine:
+        made = split_tables(
+            tables, protocol, terms, _sampling(domain), Work(engine, run.workspace())
+        )
+    run.write_stream(SPLITS, made.splits_schema, ahead(made.splits()))
+    run.write_stream(HISTORIES, made.histories_schema, ahead(made.histories()))
+    counts = made.counts
+    if SPLIT_NAMES[TRAIN] not in counts.rows:
+        raise NotAvailable(_nothing_to_train_on(tables, protocol, terms))
+    for name, n_rows in counts.rows.items():
+        run.metric(f"rows: {name}", n_rows)
+    run.metric("positive_share", counts.n_positive / counts.n_rows)
+    run.metric("warm_share", counts.n_warm / counts.n_rows)
+    if domain["feedback"] == IMPLICIT:
+        run.metric("negatives_missing", made.n_missing)
 
 
 if __name__ == "__main__":

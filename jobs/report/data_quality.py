@@ -57,19 +57,29 @@ def split_sizes(splits: pa.Table) -> list[SplitSize]:
 
 
 def data_quality(
-    events: pa.Table, quarantined: pa.Table, items: pa.Table, splits: pa.Table
+    totals: pa.Table, quarantined: pa.Table, items: pa.Table, splits: pa.Table
 ) -> DataQuality:
-    """The night's bookkeeping: rows in = events + rows put aside."""
-    first, last = _first_and_last(events["rated_at"])
+    """The night's bookkeeping: rows in = events + rows put aside.
+
+    Args:
+        totals: the one row of EVENT_TOTALS.
+        quarantined: rows put aside; those of a catalogue are no part of the rows in.
+        items: the catalogue.
+        splits: rows of train, valid and test.
+    """
+    counts = totals.to_pylist()[0]
+    of_events = quarantined.filter(pc.equal(quarantined["kind"], "event"))
+    first, last = counts["first_event"], counts["last_event"]
     return DataQuality(
-        n_rows_in=events.num_rows + quarantined.num_rows,
-        n_events=events.num_rows,
-        n_quarantined=quarantined.num_rows,
-        quarantined=quarantined_by_reason(quarantined),
-        n_users=pc.count_distinct(events["user_id"]).as_py(),
-        n_items=pc.count_distinct(events["item_id"]).as_py(),
+        n_rows_in=counts["n_rows_in"],
+        n_events=counts["n_events"],
+        n_late=counts["n_late"],
+        n_quarantined=counts["n_quarantined"],
+        quarantined=quarantined_by_reason(of_events),
+        n_users=counts["n_users"],
+        n_items=counts["n_items"],
         n_catalogue=items.num_rows,
-        first_event=first,
-        last_event=last,
+        first_event=first.date() if first else None,
+        last_event=last.date() if last else None,
         splits=split_sizes(splits),
     )

@@ -137,6 +137,7 @@ class DataQuality(_Record):
 
     n_rows_in: int
     n_events: int
+    n_late: int  # events that became known more than a day after they happened
     n_quarantined: int
     quarantined: list[Quarantined]
     n_users: int

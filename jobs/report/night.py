@@ -43,7 +43,7 @@ class NightTables:
     scores: pa.Table
     splits: pa.Table
     items: pa.Table
-    events: pa.Table
+    totals: pa.Table
     quarantined: pa.Table
     item_ids: NDArray[np.generic]
     item_vectors: NDArray[np.float32]
@@ -179,7 +179,7 @@ def night_metrics(
             )
         ],
         histogram=[b for rows in (valid, test) for b in score_histogram(rows)],
-        data=data_quality(tables.events, tables.quarantined, tables.items, tables.splits),
+        data=data_quality(tables.totals, tables.quarantined, tables.items, tables.splits),
         neighbourhoods=_known_items(tables, options),
         n_resamples=resampling.n,
     )

@@ -12,7 +12,7 @@ from embedding_store.lookup import Version, open_version
 from jobs.datasets import (
     CTR_SCORES,
     DOMAINS,
-    EVENTS,
+    EVENT_TOTALS,
     ITEM_SEMANTICS,
     ITEMS,
     METRICS,
@@ -85,7 +85,7 @@ def _read(version: Version, run: Run) -> NightTables:
         scores=run.read(CTR_SCORES),
         splits=run.read(SPLITS),
         items=run.read(ITEMS),
-        events=run.read(EVENTS),
+        totals=run.read(EVENT_TOTALS),
         quarantined=run.read(QUARANTINED_EVENTS),
         item_ids=semantics.ids.to_numpy(zero_copy_only=False),
         item_vectors=semantics.vectors,

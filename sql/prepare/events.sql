@@ -1,4 +1,5 @@
--- Ratings that stand: known on the day, readable, of a known item, the first of their moment.
+-- The events of a day: rows of the partitions that it knows, without those that are withdrawn.
+-- In no order: whoever reads them sorts them as they need it.
 -- Grain: one row per user_id, item_id and rated_at.
 select
     user_id,
@@ -7,6 +8,5 @@ select
     rated_at,
     ingested_at,
     source_row
-from known_ratings
-where source_row not in (select rejected_ratings.source_row from rejected_ratings)
-order by user_id, item_id, rated_at
+from event_rows
+where source_row not in (select withdrawn_events.source_row from withdrawn_events)

@@ -1,12 +1,11 @@
--- The catalogue, each item with its first appearance among the source's ratings.
+-- The catalogue, each item with its first appearance among the source's rows, good or bad.
 -- `first_row` is null for an item that nobody ever rated.
 -- Grain: one row per item_id of the catalogue.
 with first_appearances as (
     select
         item_id,
-        min(source_row) as first_row
-    from appearances
-    where item_id is not null
+        min(first_row) as first_row
+    from item_rows
     group by item_id
 )
 

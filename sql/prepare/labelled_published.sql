@@ -1,8 +1,8 @@
--- Events in the window of the published MovieLens-1M split, labelled, in the published order.
+-- Events in the window of the published MovieLens-1M split, labelled.
 -- A month's slot is (year - 2000) * 12 + month - 4 in UTC: train 14 to 23, valid 24 to 28, test
--- 29 to 33; others are left out. Within a user's second the order is the movie's first appearance
--- in the source, then the source's row. A row sees all positives before it in that order, so
--- `moment` is the place itself.
+-- 29 to 33; others are left out. Within a user's second the order (`turn`) is the movie's first
+-- appearance in the source, then the source's row.
+-- In no order: the rows stream to jobs/prepare/shuffle.py, which orders them.
 -- Grain: one row per event of the window.
 with slotted as (
     select
@@ -18,14 +18,11 @@ with slotted as (
 )
 
 select
-    case when slot <= 23 then 'train' when slot <= 28 then 'valid' else 'test' end as split,
     user_id,
     item_id,
-    (rating >= $positive_rating::float)::tinyint as label,
     rated_at,
-    row_number() over published as place,
-    row_number() over published as moment
+    row_number() over (order by first_row, source_row) as turn,
+    (rating >= $positive_rating::float)::tinyint as label,
+    (case when slot <= 23 then 1 when slot <= 28 then 2 else 0 end)::tinyint as split
 from slotted
 where slot between 14 and 33
-window published as (order by user_id, rated_at, first_row, source_row)
-order by place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable
 from datetime import date
@@ -11,12 +12,15 @@ import pyarrow as pa
 import pytest
 
 from jobs.check import check
-from jobs.datasets import Dataset, made_by
+from jobs.datasets import EVENTS, Dataset, made_by
 from jobs.home import Home
 from jobs.job import Config, Run, execute
 from jobs.manifest import Manifest
 from jobs.prepare import ingest, splits
+from jobs.prepare.events import events_as_of
 from jobs.prepare.sample import write_sample
+from jobs.query import connect
+from tests.prepare.growing_shop import DAYS, write_shop
 
 # 5 ratings by 2 users; the second film's title needs Latin-1, the third is never rated.
 RATINGS_DAT = """\
@@ -69,7 +73,15 @@ class Night:
 
     def ingest(self, source: Path, **config: object) -> Manifest:
         given = ingest.IngestConfig.model_validate({"source": str(source), **config})
-        done = execute("ingest", given, self.day, self.home, ingest.job, sources=ingest.sources)
+        done = execute(
+            "ingest",
+            given,
+            self.day,
+            self.home,
+            ingest.job,
+            sources=ingest.sources,
+            intact=ingest.intact,
+        )
         check("ingest", self.day, self.home)
         return done.manifest
 
@@ -83,6 +95,9 @@ class Night:
 
     def table(self, dataset: Dataset) -> pa.Table:
         run = Run("report", self.day, Config(), self.home)  # any job may read any dataset
+        if dataset is EVENTS:
+            with connect(events_as_of(run)) as connection:
+                return connection.sql("from events order by all").to_arrow_table()
         return run.read(dataset)
 
     def sha256(self, job: str) -> dict[str, str]:
@@ -95,3 +110,22 @@ class Night:
 def night(tmp_path: Path) -> Callable[..., Night]:
     """`night(day)`, or `night(day, "other")` for a second home."""
     return lambda day, name="home": Night(Home(tmp_path / name), day)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All deliveries; do not change them."""
+    return write_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def expected(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[date, dict[str, str]]:
+    """sha256 of the tables of each day, from nights in their order."""
+    home = Home(tmp_path_factory.mktemp("in-order") / "home")
+    found = {}
+    for day in DAYS:
+        tonight = Night(home, day)
+        tonight.ingest(shop)
+        found[day] = tonight.sha256("ingest")
+    assert len({json.dumps(each) for each in found.values()}) == len(DAYS)
+    return found

@@ -17,6 +17,8 @@ import pytest
 
 from jobs.datasets import DOMAINS, EVENTS, ITEM_TEXTS, ITEMS, QUARANTINED_EVENTS
 from jobs.errors import SourceError
+from jobs.home import Home
+from jobs.manifest import Manifest
 from jobs.prepare import item_texts
 from tests.prepare.conftest import Night
 
@@ -30,30 +32,40 @@ def truth(sample: Path, name: str) -> pa.Table:
     return pq.read_table(sample / "truth" / f"{name}.parquet")
 
 
+@pytest.fixture(scope="module")
+def whole(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Night, Manifest]:
+    """The sample as of its last day; do not change it."""
+    tonight = Night(Home(tmp_path_factory.mktemp("whole") / "home"), DAY)
+    return tonight, tonight.ingest(sample)
+
+
+def as_planted(quarantined: pa.Table) -> list[dict[str, object]]:
+    """The columns of the quarantine that the sample's list of dirt has."""
+    of_events = quarantined.filter(pc.equal(quarantined["kind"], "event"))
+    return of_events.select(["source_file", "line", "raw", "reason"]).to_pylist()
+
+
 # -- the sample ------------------------------------------------------------------------------------
 
 
 def test_the_quarantine_is_exactly_the_planted_dirt_that_was_delivered(
-    sample: Path, night: Nights
+    sample: Path, whole: tuple[Night, Manifest]
 ) -> None:
-    tonight = night(DAY)
-    manifest = tonight.ingest(sample)
+    tonight, manifest = whole
     dirt = truth(sample, "dirt")
     planted = dirt.filter(pc.less(dirt["source_file"], f"ratings/{DAY}.csv"))
-    assert (
-        tonight.table(QUARANTINED_EVENTS).to_pylist()
-        == planted.sort_by([("source_file", "ascending"), ("line", "ascending")]).to_pylist()
-    )
+    found = as_planted(tonight.table(QUARANTINED_EVENTS))
+    in_order = planted.sort_by([("source_file", "ascending"), ("line", "ascending")])
+    assert found == in_order.select(["source_file", "line", "raw", "reason"]).to_pylist()
     assert manifest.metrics["quarantined"] == planted.num_rows > 200
     n_out = manifest.metrics["events"] + manifest.metrics["quarantined"]
     assert manifest.metrics["rows_in"] == n_out
 
 
 def test_the_events_are_exactly_the_true_ones_that_were_delivered(
-    sample: Path, night: Nights
+    sample: Path, whole: tuple[Night, Manifest]
 ) -> None:
-    tonight = night(DAY)
-    tonight.ingest(sample)
+    tonight, _ = whole
     events = truth(sample, "events")
     known = events.filter(pc.less(events["delivered_on"], pa.scalar(DAY)))
     assert 0 < events.num_rows - known.num_rows < 50
@@ -75,6 +87,7 @@ def test_the_events_are_exactly_the_true_ones_that_were_delivered(
 def test_a_late_row_is_unknown_until_its_delivery(sample: Path, night: Nights) -> None:
     events = truth(sample, "events").to_pylist()
     late = next(e for e in events if (e["delivered_on"] - e["rated_at"].date()).days == 2)
+    assert late["delivered_on"] < date(2026, 1, 15)
     for days_after, is_known in ((0, False), (1, True)):
         day = date.fromordinal(late["delivered_on"].toordinal() + days_after)
         tonight = night(day)
@@ -116,7 +129,10 @@ def test_a_later_delivery_redoes_nothing_and_an_earlier_one_does(
     assert tonight.ingest(folder) == first
     with (folder / "ratings" / "2026-01-19.csv").open("a") as earlier:
         earlier.write("1,2,3,4\n")
-    assert tonight.ingest(folder).metrics["quarantined"] == first.metrics["quarantined"] + 1
+    with pytest.raises(SourceError, match=r"2026-01-19\.csv has changed .* --restate"):
+        tonight.ingest(folder)
+    redone = tonight.ingest(folder, restate=True)
+    assert redone.metrics["quarantined"] == first.metrics["quarantined"] + 1
 
 
 def test_a_missing_delivery_is_named(sample: Path, night: Nights, tmp_path: Path) -> None:
@@ -151,24 +167,28 @@ def test_too_many_bad_rows_stop_the_run_and_leave_nothing(sample: Path, night: N
         (
             "ratings/2026-01-03.csv",
             b"user,item,rating,ts\n",
-            "line 1: expected the header user_id,item_id,rating,rated_at, found 'user,item,rati",
+            "line 1: column 'user_id' is missing; the closest is 'user'; found user, item,",
         ),
         (
             "ratings/2026-01-03.csv",
             b"user_id,item_id,rating,rated_at\n1,2,3,2026-01-03 10:",
             "line 2: the file ends inside the line '1,2,3,2026-01-03 10:'",
         ),
-        ("ratings/yesterday.csv", b"x\n", "expected YYYY-MM-DD.csv"),
-        ("items/2026-01-01.csv", b"item_id,title\nx,Film\n", "conversion error to int64"),
-        ("items/2026-01-01.csv", b"item_id,title\n1,A,B\n", "Expected 2 columns, got 3"),
+        ("ratings/yesterday.csv", b"x\n", "expected ratings/YYYY-MM-DD.csv"),
+        ("items/2026-01-01.csv", b"item_id,title\nx,Film\n", "line 2: unparsable item in 'x,Film'"),
+        (
+            "items/2026-01-01.csv",
+            b"item_id,title\n1,A,B\n",
+            "line 2: expected item_id,title, found '1,A,B'",
+        ),
         (
             "items/2026-01-01.csv",
             b"id,title\n1,A\n",
-            "expected the columns item_id,title, found id",
+            "line 1: column 'item_id' is missing",
         ),
-        ("items/2026-01-01.csv", b"item_id,title\n1,\n", "item 1 has no title"),
-        ("items/2026-01-01.csv", b"item_id,title\n1,\xff\n", "invalid UTF8"),
-        ("items/2026-01-01.csv", b"", "Empty CSV file"),
+        ("items/2026-01-01.csv", b"item_id,title\n1,\n", "line 2: missing title in '1,'"),
+        ("items/2026-01-01.csv", b"item_id,title\n1,\xff\n", "line 2: invalid UTF-8"),
+        ("items/2026-01-01.csv", b"", "the file is empty"),
         ("sample.json", b"{", "expected JSON with first_delivery and last_delivery"),
         ("sample.json", b"[]", "expected JSON with first_delivery and last_delivery"),
     ],
@@ -195,7 +215,7 @@ def test_bytes_that_are_no_utf8_are_quarantined(
         file.write(b"1,2,4\xff,2026-01-09 10:00:00\n")
     tonight = night(date(2026, 1, 10))
     tonight.ingest(folder)
-    quarantined = tonight.table(QUARANTINED_EVENTS).to_pylist()
+    quarantined = as_planted(tonight.table(QUARANTINED_EVENTS))
     assert [row for row in quarantined if row["reason"] == "invalid UTF-8"] == [
         {
             "source_file": "ratings/2026-01-09.csv",
@@ -210,7 +230,9 @@ def test_bytes_that_are_no_utf8_are_quarantined(
 
 
 def expect_the_small_archive(tonight: Night, name: str = "ml-1m") -> None:
-    assert tonight.table(DOMAINS).to_pylist() == [
+    assert tonight.table(DOMAINS).select(
+        ["domain", "item_noun", "positive_rating", "split_protocol"]
+    ).to_pylist() == [
         {
             "domain": name,
             "item_noun": "Movie",
@@ -228,7 +250,10 @@ def expect_the_small_archive(tonight: Night, name: str = "ml-1m") -> None:
         (2, 10, 2.0, datetime(2002, 9, 7, 0, 0, 1), 5),
         (2, 20, 4.0, datetime(2002, 4, 8), 3),
     ]
-    assert tonight.table(EVENTS)["rated_at"].equals(tonight.table(EVENTS)["ingested_at"])
+    assert [
+        (e["ingested_at"].date() - e["rated_at"].date()).days
+        for e in tonight.table(EVENTS).to_pylist()
+    ] == [1] * 5  # an archive says nothing about arrival: known from the end of the day
     assert tonight.table(ITEMS).to_pylist() == [
         {"item_id": 10, "title": "Star Wars: Episode IV - A New Hope (1977)", "first_row": 1},
         {"item_id": 20, "title": "Misérables, Les (1995)", "first_row": 2},
@@ -266,9 +291,8 @@ def test_lines_that_end_as_on_windows_are_read(archive: Path, night: Nights) -> 
 
 def test_the_archives_future_is_not_read(archive: Path, night: Nights) -> None:
     tonight = night(date(2002, 9, 7))
-    manifest = tonight.ingest(archive)
+    tonight.ingest(archive)
     assert tonight.table(EVENTS)["source_row"].to_pylist() == [1, 2, 3]
-    assert manifest.metrics["rows_later"] == 2
 
 
 def test_a_bad_line_of_the_archive_is_quarantined(archive: Path, night: Nights) -> None:
@@ -278,7 +302,7 @@ def test_a_bad_line_of_the_archive_is_quarantined(archive: Path, night: Nights) 
     with pytest.raises(SourceError, match=r"2 of 7 rows \(28\.6%\)"):
         tonight.ingest(archive)
     tonight.ingest(archive, max_quarantined_share=0.5)
-    assert tonight.table(QUARANTINED_EVENTS).to_pylist() == [
+    assert as_planted(tonight.table(QUARANTINED_EVENTS)) == [
         {
             "source_file": "ratings.dat",
             "line": 6,

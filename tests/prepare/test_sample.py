@@ -148,7 +148,7 @@ def test_some_events_are_delivered_days_late_and_none_early(sample: Path) -> Non
 def test_dirt_of_every_kind_is_in_every_part_of_the_time(sample: Path) -> None:
     dirt = truth(sample, "dirt").to_pylist()
     kinds = {row["reason"] for row in dirt}
-    assert len(kinds) == 10
+    assert len(kinds) == 13
     for third in range(3):
         first = FIRST_DAY + timedelta(days=20 * third)
         files = {f"ratings/{first + timedelta(days=n)}.csv" for n in range(20)}

@@ -15,6 +15,9 @@ import pytest
 
 from jobs.datasets import EVENTS, HISTORIES, SPLITS
 from jobs.errors import NotAvailable
+from jobs.job import execute
+from jobs.prepare import splits
+from tests.conftest import DATA, ROOT
 from tests.prepare.conftest import Night
 
 Nights = Callable[..., Night]
@@ -123,6 +126,54 @@ def test_a_samples_row_sees_all_its_users_earlier_positives_and_nothing_of_its_s
     for row in rows:
         earlier = {i for at, i in positives.get(row["user_id"], []) if at < row["rated_at"]}
         assert set(histories[row["user_id"]][: row["history_end"]]) == earlier
+
+
+def split_on_dask(tonight: Night) -> dict[str, str]:
+    """Bytes of the tables when the same night is split again, on two processes."""
+    config = splits.SplitsConfig(engine="dask")
+    again = execute("splits", config, tonight.day, tonight.home, splits.job)
+    assert again.status == "unchanged"  # where the work is done redoes nothing
+    execute("splits", config, tonight.day, tonight.home, splits.job, force=True)
+    return tonight.sha256("splits")
+
+
+def test_dask_writes_the_samples_splits_to_the_byte(sample: Path, night: Nights) -> None:
+    tonight = night(DAY)
+    tonight.ingest(sample)
+    tonight.split()
+    assert tonight.sha256("splits") == split_on_dask(tonight)
+
+
+def test_dask_writes_the_published_split_to_the_byte(ml_1m: Path, night: Nights) -> None:
+    tonight = night(AFTER_ARCHIVE)
+    tonight.ingest(ml_1m)
+    tonight.split()
+    assert tonight.sha256("splits") == split_on_dask(tonight)
+
+
+@pytest.mark.slow
+def test_dask_writes_online_retails_splits_to_the_byte(tmp_path: Path, night: Nights) -> None:
+    """String ids, sampled negatives, minutes with dozens of rows: three quarters of a million."""
+    folder = DATA / "online-retail"
+    if not folder.is_dir():
+        pytest.skip(f"Online Retail is not at {folder}")
+    mapping = ROOT / "docs" / "examples" / "online-retail.yaml"
+    here = tmp_path / "online-retail.yaml"
+    here.write_text(f"{mapping.read_text(encoding='utf-8')}root: {folder}\n", encoding="utf-8")
+    tonight = night(date(2011, 12, 10))
+    tonight.ingest(here)
+    metrics = tonight.split().metrics
+    assert metrics["negatives_missing"] < 100
+    assert metrics["rows: train"] > 1_000_000
+    assert tonight.sha256("splits") == split_on_dask(tonight)
+
+
+def test_what_was_put_aside_is_gone_when_the_job_ends(sample: Path, night: Nights) -> None:
+    tonight = night(DAY)
+    tonight.ingest(sample)
+    tonight.split()
+    left = {path.name for path in tonight.home.run("splits", DAY).rglob("*") if path.is_file()}
+    assert left == {"manifest.json", "lock", "splits.json", "histories.json"}
 
 
 def test_a_second_home_gives_the_same_bytes(sample: Path, night: Nights) -> None:

@@ -14,13 +14,12 @@ from embedding_store import EmbeddingStore, TableSpec
 from jobs.check import check
 from jobs.datasets import (
     DOMAINS,
-    EVENTS,
+    EVENT_TOTALS,
     HISTORIES,
     ITEMS,
     QUARANTINED_EVENTS,
     SPLITS,
     Dataset,
-    made_by,
 )
 from jobs.home import Home
 from jobs.job import Config, Outcome, Run, execute, mark_checked
@@ -125,37 +124,60 @@ def _commit(home: Home, day: date, name: str, tables: list[tuple[Dataset, pa.Tab
             run.write(dataset, table)
 
     execute(name, Config(), day, home, job, force=True)
-    for dataset in made_by(name):
+    for dataset, _ in tables:
         mark_checked(home, dataset, day)
 
 
 def _ingested(rows: pa.Table, titles: pa.Table) -> list[tuple[Dataset, pa.Table]]:
     n = rows.num_rows
-    events = {
-        "user_id": rows["user_id"],
-        "item_id": rows["item_id"],
-        "rating": pc.add(pc.multiply(rows["label"], 2), 2).cast(pa.float32()),
-        "rated_at": rows["rated_at"],
-        "ingested_at": rows["rated_at"],
-        "source_row": pa.array(range(n), pa.int64()),
-    }
     quarantined = {
+        "kind": ["event", "event", "event"],
         "source_file": ["late.csv", "late.csv", "day.csv"],
         "line": pa.array([7, 3, 4], pa.int64()),
-        "raw": [EVIL, "1,2,9", "1,2"],
         "reason": ["out of range", "out of range", "too few fields"],
+        "column": pa.array(["rating", "rating", None], pa.string()),
+        "value": pa.array(["9", "9", None], pa.string()),
+        "raw": [EVIL, "1,2,9", "1,2"],
+        "known_day": pa.array([None] * 3, pa.date32()),
+        "source_row": pa.array([7, 3, 4], pa.int64()),
+    }
+    counts = {
+        "n_rows_in": n + 3,
+        "n_events": n,
+        "n_quarantined": 3,
+        "n_late": 0,
+        "n_users": pc.count_distinct(rows["user_id"]).as_py(),
+        "n_items": pc.count_distinct(rows["item_id"]).as_py(),
+        "n_catalogue": titles.num_rows,
+    }
+    times = pc.min_max(rows["rated_at"])
+    totals = {
+        "as_of": pa.array([rows["rated_at"][0].as_py()]).cast(pa.date32()),
+        **{name: pa.array([count], pa.int64()) for name, count in counts.items()},
+        "first_event": pa.array([times["min"].as_py()], pa.timestamp("us")),
+        "last_event": pa.array([times["max"].as_py()], pa.timestamp("us")),
     }
     domains = {
         "domain": ["tiny"],
         "item_noun": ["Movie"],
+        "feedback": ["rating"],
+        "minimum": pa.array([1], pa.float32()),
+        "maximum": pa.array([5], pa.float32()),
         "positive_rating": pa.array([4], pa.float32()),
+        "negatives_per_positive": pa.array([0], pa.int32()),
+        "popularity_power": pa.array([0], pa.float32()),
+        "negatives_seed": pa.array([0], pa.int64()),
         "split_protocol": ["days"],
+        "valid_days": pa.array([1], pa.int32()),
+        "test_days": pa.array([1], pa.int32()),
+        "max_age_days": pa.array([None], pa.int32()),
+        "max_row_change": pa.array([None], pa.float32()),
     }
     return [
         (DOMAINS, pa.table(domains)),
-        (EVENTS, pa.table(events)),
         (ITEMS, titles),
         (QUARANTINED_EVENTS, pa.table(quarantined)),
+        (EVENT_TOTALS, pa.table(totals)),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.prepare.offsets import SPLITS
 from jobs.query import query
 
 DAY = date(2026, 3, 2)
@@ -24,15 +26,15 @@ EVENTS = pa.schema(
 )
 LABELLED = pa.schema(
     [
-        ("split", pa.string()),
         ("user_id", pa.int64()),
         ("item_id", pa.int64()),
-        ("label", pa.int8()),
         ("rated_at", pa.timestamp("us")),
-        ("place", pa.int64()),
-        ("moment", pa.int64()),
+        ("turn", pa.int64()),
+        ("label", pa.int8()),
+        ("split", pa.int8()),
     ]
 )
+ALWAYS = {"since": datetime(1, 1, 1), "until": datetime(9999, 12, 31)}
 
 
 def events(*rows: dict[str, Any]) -> pa.Table:
@@ -44,33 +46,34 @@ def events(*rows: dict[str, Any]) -> pa.Table:
 
 
 def labelled(*rows: tuple[str, int, int, int, int]) -> pa.Table:
-    """Rows of split, user, item, label and moment, in the order of their places."""
+    """Rows of split, user, item, label and second, in the order of their turns."""
     return pa.Table.from_pylist(
         [
             {
-                "split": split,
                 "user_id": user,
                 "item_id": item,
+                "rated_at": NOON + timedelta(seconds=second),
+                "turn": n + 1,
                 "label": label,
-                "rated_at": NOON + timedelta(seconds=moment),
-                "place": n + 1,
-                "moment": moment,
+                "split": SPLITS.index(split),
             }
-            for n, (split, user, item, label, moment) in enumerate(rows)
+            for n, (split, user, item, label, second) in enumerate(rows)
         ],
         schema=LABELLED,
     )
 
 
+def split_names(table: pa.Table) -> list[str]:
+    return [SPLITS[code] for code in table["split"].to_pylist()]
+
+
 class TestLabelledRolling:
-    def read(self, *rows: dict[str, Any], test_days: int = 10, valid_days: int = 10) -> pa.Table:
+    def read(self, *rows: dict[str, Any], **parameters: Any) -> pa.Table:
+        windows = {"test_days": 10, "valid_days": 10, "positive_rating": 4.0}
         return query(
             "prepare/labelled_rolling",
             {"events": events(*rows)},
-            day=DAY,
-            test_days=test_days,
-            valid_days=valid_days,
-            positive_rating=4.0,
+            **{**windows, **ALWAYS, "day": DAY, **parameters},
         )
 
     @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ class TestLabelledRolling:
     def test_windows_are_half_open_and_counted_back_from_the_day(
         self, rated_at: datetime, split: str
     ) -> None:
-        assert self.read({"rated_at": rated_at})["split"].to_pylist() == [split]
+        assert split_names(self.read({"rated_at": rated_at})) == [split]
 
     def test_the_day_itself_is_outside_the_window(self) -> None:
         assert self.read({"rated_at": datetime(2026, 3, 2)}).num_rows == 0
@@ -94,18 +97,19 @@ class TestLabelledRolling:
     def test_windows_have_the_lengths_that_are_asked_for(self) -> None:
         rows = [{"rated_at": datetime(2026, 2, day)} for day in (26, 27, 28)]
         read = self.read(*rows, test_days=2, valid_days=1)
-        assert read["split"].to_pylist() == ["train", "valid", "test"]
+        assert split_names(read) == ["train", "valid", "test"]
 
     def test_a_rating_at_the_threshold_is_positive(self) -> None:
         labels = self.read({"rating": 4.0}, {"rating": 3.5}, {"rating": 5.0})["label"]
         assert labels.to_pylist() == [1, 0, 1]
 
-    def test_rows_of_one_second_share_their_moment_and_keep_the_sources_order(self) -> None:
-        rows = {"source_row": 2}, {"source_row": 1}, {"rated_at": NOON - timedelta(seconds=1)}
-        read = self.read(*rows)
-        assert read["item_id"].to_pylist() == [3, 2, 1]
-        moments = read["moment"].to_pylist()
-        assert moments[0] < moments[1] == moments[2]
+    def test_rows_take_their_turns_as_the_source_has_them(self) -> None:
+        assert self.read({"source_row": 9}, {"source_row": 4})["turn"].to_pylist() == [9, 4]
+
+    def test_a_stretch_of_time_is_half_open_too(self) -> None:
+        rows = [{"rated_at": NOON + timedelta(days=days)} for days in range(4)]
+        since, until = NOON + timedelta(days=1), NOON + timedelta(days=3)
+        assert self.read(*rows, since=since, until=until)["item_id"].to_pylist() == [2, 3]
 
     def test_no_events_give_no_rows(self) -> None:
         assert self.read().num_rows == 0
@@ -135,22 +139,93 @@ class TestLabelledPublished:
         ],
     )
     def test_windows_follow_the_calendar(self, rated_at: datetime, split: list[str]) -> None:
-        assert self.read({"rated_at": rated_at})["split"].to_pylist() == split
+        assert split_names(self.read({"rated_at": rated_at})) == split
 
     def test_ties_go_by_first_appearance_and_then_by_the_sources_row(self) -> None:
         at = {"rated_at": datetime(2001, 7, 1)}
         rows = at | {"source_row": 3}, at | {"source_row": 2}, at | {"source_row": 1}
-        read = self.read(*rows, first_rows=[5, 8, 8])
+        read = self.read(*rows, first_rows=[5, 8, 8]).sort_by("turn")
         assert read["item_id"].to_pylist() == [1, 3, 2]
-        assert read["moment"].to_pylist() == [1, 2, 3]
+        assert read["turn"].to_pylist() == [1, 2, 3]
+
+    def test_no_events_give_no_rows(self) -> None:
+        assert self.read().num_rows == 0
+
+
+class TestLabelledLeaveOneOut:
+    def read(self, *rows: dict[str, Any]) -> pa.Table:
+        return query(
+            "prepare/labelled_leave_one_out",
+            {"events": events(*rows)},
+            **ALWAYS,
+            day=DAY,
+            positive_rating=4.0,
+        )
+
+    def test_rows_before_the_day_are_labelled_and_wait_for_their_split(self) -> None:
+        rows = {"rating": 3.5, "source_row": 7}, {"rated_at": datetime(2026, 3, 2)}
+        read = self.read(*rows)
+        assert read.num_rows == 1
+        assert (read["label"][0].as_py(), read["turn"][0].as_py()) == (0, 7)
+        assert split_names(read) == ["train"]
+
+    def test_no_events_give_no_rows(self) -> None:
+        assert self.read().num_rows == 0
+
+
+class TestLabelledAmazonBook:
+    """Users 1 to 21 rate items 1 to 21 once each in January 2017, so each has 21 ratings."""
+
+    def read(self, *rows: dict[str, Any]) -> pa.Table:
+        return query("prepare/labelled_amazon_book", {"events": events(*rows)}, positive_rating=5.0)
+
+    def grid(self) -> list[dict[str, Any]]:
+        at = datetime(2017, 1, 5)
+        pairs = itertools.product(range(1, 22), repeat=2)
+        return [{"user_id": u, "item_id": i, "rated_at": at, "rating": 5.0} for u, i in pairs]
+
+    def test_more_than_twenty_ratings_of_the_year_are_needed_of_both(self) -> None:
+        rows = self.grid()
+        assert self.read(*rows).num_rows == 441
+        # Without one row its user and its item have 20 each, and lose them all.
+        assert self.read(*rows[1:]).num_rows == 400
+
+    def test_both_counts_are_taken_once_before_anything_is_left_out(self) -> None:
+        few = {"user_id": 99, "item_id": 1, "rated_at": datetime(2017, 2, 1)}
+        assert 99 not in self.read(*self.grid(), few)["user_id"].to_pylist()
+        assert self.read(*self.grid()[1:], few)["item_id"].to_pylist().count(1) == 20
+
+    def test_other_years_count_for_nothing(self) -> None:
+        old = {"user_id": 1, "item_id": 1, "rated_at": datetime(2016, 12, 31, 23, 59, 59)}
+        assert self.read(*self.grid(), old).num_rows == 441
+
+    def test_december_is_halved_in_the_order_of_time(self) -> None:
+        december = [
+            {"user_id": n, "item_id": n, "rated_at": datetime(2017, 12, 30 - n), "rating": 4.0}
+            for n in range(1, 6)
+        ]
+        read = self.read(*self.grid(), *december).to_pylist()
+        late = {row["user_id"]: row["split"] for row in read if row["rated_at"].month == 12}
+        assert {user: SPLITS[split] for user, split in late.items()} == {
+            5: "valid", 4: "valid", 3: "test", 2: "test", 1: "test",
+        }  # fmt: skip
+        assert {SPLITS[r["split"]] for r in read if r["rated_at"].month == 1} == {"train"}
+
+    def test_only_the_full_mark_is_positive(self) -> None:
+        four = {"user_id": 1, "item_id": 1, "rated_at": datetime(2017, 6, 1), "rating": 4.5}
+        read = self.read(*self.grid(), four)
+        assert read["label"].to_pylist().count(0) == 1
 
     def test_no_events_give_no_rows(self) -> None:
         assert self.read().num_rows == 0
 
 
 class TestSplits:
-    def read(self, *rows: tuple[str, int, int, int, int]) -> list[dict[str, Any]]:
-        return query("prepare/splits", {"labelled": labelled(*rows)}).to_pylist()
+    def read(
+        self, *rows: tuple[str, int, int, int, int], is_strict: bool = True
+    ) -> list[dict[str, Any]]:
+        tables = {"labelled": labelled(*rows)}
+        return query("prepare/splits", tables, is_strict=is_strict).to_pylist()
 
     def test_a_row_sees_the_positives_before_its_moment_and_none_of_it(self) -> None:
         rows = self.read(
@@ -161,6 +236,12 @@ class TestSplits:
             ("train", 1, 14, 0, 3),
         )
         assert [row["history_end"] for row in rows] == [0, 1, 1, 1, 3]
+
+    def test_in_the_published_order_it_sees_its_own_moment_up_to_itself(self) -> None:
+        rows = self.read(
+            ("train", 1, 10, 1, 0), ("train", 1, 11, 1, 0), ("train", 1, 12, 0, 0), is_strict=False
+        )
+        assert [row["history_end"] for row in rows] == [0, 1, 2]
 
     def test_a_history_reaches_across_splits_and_not_across_users(self) -> None:
         rows = self.read(("train", 1, 10, 1, 0), ("test", 1, 11, 1, 9), ("test", 2, 10, 1, 9))
@@ -225,3 +306,103 @@ class TestHistories:
 
     def test_no_rows_give_no_rows(self) -> None:
         assert self.read() == {}
+
+
+class TestNumbers:
+    NAMED = pa.table({"user_id": ["ué", "b", "b"], "item_id": ["x", "x", "a"]})
+
+    @pytest.mark.parametrize(
+        ("name", "ids"), [("user_numbers", ["b", "ué"]), ("item_numbers", ["a", "x"])]
+    )
+    def test_names_are_numbered_in_their_sorted_order(self, name: str, ids: list[str]) -> None:
+        made = query(f"prepare/{name}", {"events": self.NAMED})
+        assert made.column(0).to_pylist() == ids
+        assert made["number"].to_pylist() == [0, 1]
+
+    @pytest.mark.parametrize("name", ["user_numbers", "item_numbers"])
+    def test_a_names_word_is_its_own_and_stays_when_others_come(self, name: str) -> None:
+        ids = ["a", "b", "c"]
+        more = query(f"prepare/{name}", {"events": pa.table({"user_id": ids, "item_id": ids})})
+        less = query(
+            f"prepare/{name}", {"events": pa.table({"user_id": ids[2:], "item_id": ids[2:]})}
+        )
+        assert less["word"].to_pylist() == more["word"].to_pylist()[2:]
+        assert len(set(more["word"].to_pylist())) == 3
+        assert all(word >= 0 for word in more["word"].to_pylist())
+
+    @pytest.mark.parametrize("name", ["user_numbers", "item_numbers"])
+    def test_no_events_give_no_numbers(self, name: str) -> None:
+        assert query(f"prepare/{name}", {"events": self.NAMED.slice(0, 0)}).num_rows == 0
+
+    def read(self, named: pa.Table) -> pa.Table:
+        users = query("prepare/user_numbers", {"events": named})
+        items = query("prepare/item_numbers", {"events": named})
+        tables = {"named_events": named, "user_numbers": users, "item_numbers": items}
+        return query("prepare/numbered_events", tables).sort_by("source_row")
+
+    def test_events_carry_numbers_instead_of_names(self) -> None:
+        made = self.read(self.whole())
+        assert made["user_id"].to_pylist() == [1, 0, 0]
+        assert made["item_id"].to_pylist() == [1, 1, 0]
+        assert made.select(["rating", "rated_at", "ingested_at", "source_row"]).to_pylist() == (
+            self.whole().select(["rating", "rated_at", "ingested_at", "source_row"]).to_pylist()
+        )
+
+    def test_no_events_stay_none(self) -> None:
+        assert self.read(self.whole().slice(0, 0)).num_rows == 0
+
+    def whole(self) -> pa.Table:
+        rest = events({}, {}, {}).select(["rating", "rated_at", "source_row"])
+        rest = rest.append_column("ingested_at", rest["rated_at"])
+        for name in self.NAMED.column_names:
+            rest = rest.append_column(name, self.NAMED[name])
+        return rest
+
+
+class TestItemPopularity:
+    def read(self, *rows: dict[str, Any]) -> list[tuple[int, int, int]]:
+        made = query(
+            "prepare/item_popularity", {"events": events(*rows)}, day=DAY, positive_rating=4.0
+        )
+        return list(zip(*(column.to_pylist() for column in made.columns), strict=True))
+
+    def test_positives_before_the_day_are_counted_and_items_stand_by_their_first(self) -> None:
+        second = 1_000_000
+        noon = int((NOON - datetime(1970, 1, 1)).total_seconds()) * second
+        rows = self.read(
+            {"item_id": 7},
+            {"item_id": 7, "rated_at": NOON + timedelta(seconds=9)},
+            {"item_id": 8, "rated_at": NOON - timedelta(seconds=5)},
+            {"item_id": 5},
+            {"item_id": 6, "rating": 3.0},
+            {"item_id": 8, "rated_at": datetime(2026, 3, 2)},
+        )
+        assert rows == [(8, 1, noon - 5 * second), (5, 1, noon), (7, 2, noon)]
+
+    def test_no_events_give_no_items(self) -> None:
+        assert self.read() == []
+
+
+class TestEventsPerDay:
+    def test_a_day_counts_from_midnight_to_midnight(self) -> None:
+        rows = [datetime(2026, 2, 1), datetime(2026, 2, 1, 23, 59, 59), datetime(2026, 2, 2)]
+        made = query("prepare/events_per_day", {"events": events(*({"rated_at": r} for r in rows))})
+        assert made.to_pylist() == [
+            {"day": date(2026, 2, 1), "n_events": 2},
+            {"day": date(2026, 2, 2), "n_events": 1},
+        ]
+
+    def test_no_events_give_no_days(self) -> None:
+        assert query("prepare/events_per_day", {"events": events()}).num_rows == 0
+
+
+class TestEventSpan:
+    def test_it_says_how_many_and_from_when_to_when(self) -> None:
+        rows = {"rated_at": NOON}, {"rated_at": NOON - timedelta(days=1)}
+        assert query("prepare/event_span", {"events": events(*rows)}).to_pylist() == [
+            {"n_events": 2, "first": NOON - timedelta(days=1), "last": NOON}
+        ]
+
+    def test_no_events_are_none(self) -> None:
+        made = query("prepare/event_span", {"events": events()}).to_pylist()
+        assert made == [{"n_events": 0, "first": None, "last": None}]

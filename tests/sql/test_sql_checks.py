@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from jobs.check import violations
-from jobs.datasets import BY_NAME, Format
+from jobs.datasets import BY_NAME, EVENTS, Format
 from jobs.query import SQL, sql_text
 
 Rows = list[dict[str, Any]]
@@ -25,8 +25,18 @@ SCHEMAS = {
     "domains": {
         "domain": pa.string(),
         "item_noun": pa.string(),
+        "feedback": pa.string(),
+        "minimum": pa.float32(),
+        "maximum": pa.float32(),
         "positive_rating": pa.float32(),
+        "negatives_per_positive": pa.int32(),
+        "popularity_power": pa.float32(),
+        "negatives_seed": pa.int64(),
         "split_protocol": pa.string(),
+        "valid_days": pa.int32(),
+        "test_days": pa.int32(),
+        "max_age_days": pa.int32(),
+        "max_row_change": pa.float32(),
     },
     "events": {
         "user_id": pa.int64(),
@@ -38,10 +48,37 @@ SCHEMAS = {
     },
     "items": {"item_id": pa.int64(), "title": pa.string(), "first_row": pa.int64()},
     "quarantined_events": {
+        "kind": pa.string(),
         "source_file": pa.string(),
         "line": pa.int64(),
         "raw": pa.string(),
         "reason": pa.string(),
+        "known_day": pa.date32(),
+    },
+    "event_parts": {
+        "event_day": pa.date32(),
+        "known_day": pa.date32(),
+        "path": pa.string(),
+        "sha256": pa.string(),
+        "n_rows": pa.int64(),
+    },
+    "withdrawn_events": {"source_row": pa.int64(), "reason": pa.string()},
+    "arrivals": {
+        "known_day": pa.date32(),
+        "n_rows": pa.int64(),
+        "n_events": pa.int64(),
+        "n_late": pa.int64(),
+        "n_corrections": pa.int64(),
+        "n_quarantined": pa.int64(),
+        "n_released": pa.int64(),
+    },
+    "event_totals": {
+        "as_of": pa.date32(),
+        "n_rows_in": pa.int64(),
+        "n_events": pa.int64(),
+        "n_quarantined": pa.int64(),
+        "n_catalogue": pa.int64(),
+        "last_event": pa.timestamp("us"),
     },
     "splits": {
         "split": pa.string(),
@@ -54,6 +91,39 @@ SCHEMAS = {
         "is_warm": pa.bool_(),
     },
     "histories": {"user_id": pa.int64(), "item_ids": pa.list_(pa.int64())},
+    "row_features": {
+        "split": pa.string(),
+        "row": pa.int32(),
+        "as_of": pa.date32(),
+        "global_mean": pa.float32(),
+        "item_mean": pa.float32(),
+        "item_count": pa.int32(),
+        "item_age_days": pa.int32(),
+        "item_recency_days": pa.int32(),
+        "item_popularity": pa.float32(),
+        "user_mean": pa.float32(),
+        "user_count": pa.int32(),
+        "user_recency_days": pa.int32(),
+    },
+    "item_features": {
+        "protocol": pa.string(),
+        "item_id": pa.int64(),
+        "mean": pa.float32(),
+        "n_events": pa.int32(),
+        "n_positives": pa.int32(),
+        "popularity": pa.float32(),
+        "first_at": pa.timestamp("us"),
+        "last_at": pa.timestamp("us"),
+    },
+    "user_features": {
+        "protocol": pa.string(),
+        "user_id": pa.int64(),
+        "mean": pa.float32(),
+        "n_events": pa.int32(),
+        "n_positives": pa.int32(),
+        "first_at": pa.timestamp("us"),
+        "last_at": pa.timestamp("us"),
+    },
     "item_texts": {"item_id": pa.int64(), "title": pa.string(), "text": pa.string()},
     "item_semantics": {
         "item_id": pa.int64(),
@@ -146,8 +216,18 @@ def sound_rows() -> dict[str, Rows]:
             {
                 "domain": "sample",
                 "item_noun": "Movie",
+                "feedback": "rating",
+                "minimum": 1.0,
+                "maximum": 5.0,
                 "positive_rating": 4.0,
+                "negatives_per_positive": 0,
+                "popularity_power": 0.0,
+                "negatives_seed": 0,
                 "split_protocol": "rolling",
+                "valid_days": 10,
+                "test_days": 10,
+                "max_age_days": None,
+                "max_row_change": None,
             }
         ],
         "events": [
@@ -166,7 +246,45 @@ def sound_rows() -> dict[str, Rows]:
             for item, title in texts.items()
         ],
         "quarantined_events": [
-            {"source_file": "f.csv", "line": 2, "raw": "?", "reason": "missing field"}
+            {
+                "kind": "event",
+                "source_file": "f.csv",
+                "line": 2,
+                "raw": "?",
+                "reason": "missing user",
+                "known_day": date(2026, 1, 2),
+            }
+        ],
+        "event_parts": [
+            {
+                "event_day": date(2026, 1, 1),
+                "known_day": date(2026, 1, 2),
+                "path": "tables/events/event_day=2026-01-01/known=2026-01-02-abc.parquet",
+                "sha256": "c" * 64,
+                "n_rows": 4,
+            }
+        ],
+        "withdrawn_events": [{"source_row": 4, "reason": "unknown item"}],
+        "arrivals": [
+            {
+                "known_day": date(2026, 1, 2),
+                "n_rows": 4,
+                "n_events": 4,
+                "n_late": 0,
+                "n_corrections": 0,
+                "n_quarantined": 1,
+                "n_released": 0,
+            }
+        ],
+        "event_totals": [
+            {
+                "as_of": date(2026, 1, 2),
+                "n_rows_in": 4,
+                "n_events": 3,
+                "n_quarantined": 1,
+                "n_catalogue": 3,
+                "last_event": after(9),
+            }
         ],
         "splits": split_rows,
         "histories": [{"user_id": 1, "item_ids": [10, 20]}, {"user_id": 2, "item_ids": []}],
@@ -231,6 +349,60 @@ def sound_rows() -> dict[str, Rows]:
                 ("knockout", "title", 0, 3, "delta_auc", -0.125),
             )
         ],
+        **sound_features(),
+    }
+
+
+def sound_features() -> dict[str, Rows]:
+    """Features of the rows, items and users of `sound_rows`."""
+    nothing_known = {
+        "as_of": date(2026, 1, 1),
+        "global_mean": 0.5,
+        "item_mean": 0.5,
+        "item_count": 0,
+        "item_age_days": None,
+        "item_recency_days": None,
+        "item_popularity": 0.0,
+        "user_mean": 0.5,
+        "user_count": 0,
+        "user_recency_days": None,
+    }
+    of_rows = [{"split": split, "row": 0, **nothing_known} for split in ("train", "valid", "test")]
+    of_rows[1] |= {"user_count": 1, "user_recency_days": 1}
+    known = {
+        "nightly": {10: (1, 1, 0, 0), 20: (2, 1, 5, 9), 30: (0, 0, None, None)},
+        "paper": {10: (1, 1, 0, 0), 20: (0, 0, None, None), 30: (0, 0, None, None)},
+    }
+    users = {
+        "nightly": {1: (2, 2, 0, 5), 2: (1, 0, 9, 9)},
+        "paper": {1: (1, 1, 0, 0), 2: (0, 0, None, None)},
+    }
+
+    def counted(protocol: str, key: str, each: int, of: tuple[int | None, ...]) -> dict[str, Any]:
+        n_events, n_positives, first, last = of
+        return {
+            "protocol": protocol,
+            key: each,
+            "mean": 0.5,
+            "n_events": n_events,
+            "n_positives": n_positives,
+            "popularity": 0.5,
+            "first_at": None if first is None else after(first),
+            "last_at": None if last is None else after(last),
+        }
+
+    return {
+        "row_features": of_rows,
+        "item_features": [
+            counted(protocol, "item_id", item, of)
+            for protocol, items in known.items()
+            for item, of in items.items()
+        ],
+        "user_features": [
+            {n: v for n, v in counted(protocol, "user_id", user, of).items() if n != "popularity"}
+            for protocol, of_protocol in users.items()
+            for user, of in of_protocol.items()
+        ],
     }
 
 
@@ -251,7 +423,8 @@ def found(name: str, rows: dict[str, Rows]) -> list[str]:
     """What the check of `name` says of a night, given only the tables that its query names."""
     tables = night(rows)
     given = {table: tables[table] for table in tables_named_in(name)}
-    return violations(BY_NAME[name], given)["violation"].to_pylist()
+    dataset = EVENTS if name == EVENTS.name else BY_NAME[name]
+    return violations(dataset, given)["violation"].to_pylist()
 
 
 def set_to(name: str, n: int, **values: Any) -> Callable[[dict[str, Rows]], None]:
@@ -275,6 +448,14 @@ def with_copy(name: str, n: int, **values: Any) -> Callable[[dict[str, Rows]], N
     return plant
 
 
+def fresh_within(n_days: int) -> Callable[[dict[str, Rows]], None]:
+    def plant(rows: dict[str, Rows]) -> None:
+        rows["domains"][0]["max_age_days"] = n_days
+        rows["event_totals"][0]["as_of"] = date(2026, 1, 11)
+
+    return plant
+
+
 PLANTED = [
     ("domains", with_copy("domains", 0, domain="b"), ["more than one domain in one home"] * 2),
     ("domains", without("domains", 0), ["no domain at all"]),
@@ -283,11 +464,62 @@ PLANTED = [
     ("domains", set_to("domains", 0, split_protocol="random"), ["unknown split protocol"]),
     ("domains", set_to("domains", 0, positive_rating=1.0), ["labels would all be the same"]),
     ("domains", set_to("domains", 0, positive_rating=5.5), ["labels would all be the same"]),
+    ("domains", set_to("domains", 0, feedback="stars"), ["unknown feedback"]),
+    (
+        "domains",
+        set_to("domains", 0, negatives_per_positive=1),
+        ["negatives without implicit feedback, or it without them"],
+    ),
+    (
+        "domains",
+        set_to("domains", 0, feedback="implicit"),
+        ["negatives without implicit feedback, or it without them"],
+    ),
+    ("domains", set_to("domains", 0, valid_days=0), ["a window without days"]),
     ("events", set_to("events", 0, item_id=99), ["unknown item"]),
     ("events", set_to("events", 0, rating=0.5), ["rating out of range"]),
     ("events", set_to("events", 0, rating=6.0), ["rating out of range"]),
     ("events", set_to("events", 0, ingested_at=after(-1)), ["known before it happened"]),
     ("events", set_to("events", 0, source_row=2), ["two events from one row of the source"] * 2),
+    (
+        "events",
+        with_copy("events", 0, source_row=9),
+        ["two events of one user, item and time"] * 2,
+    ),
+    ("event_parts", set_to("event_parts", 0, n_rows=0), ["no rows"]),
+    (
+        "event_parts",
+        set_to("event_parts", 0, known_day=date(2026, 1, 1)),
+        ["known before the day has ended"],
+    ),
+    ("event_parts", set_to("event_parts", 0, sha256="?"), ["no sha256"]),
+    ("event_parts", set_to("event_parts", 0, path="a"), ["of another day than its path"]),
+    (
+        "event_parts",
+        with_copy("event_parts", 0, known_day=date(2026, 1, 3)),
+        ["one file twice"] * 2,
+    ),
+    ("withdrawn_events", set_to("withdrawn_events", 0, reason="?"), ["unknown reason"]),
+    ("arrivals", set_to("arrivals", 0, n_events=-1), ["negative count"]),
+    ("arrivals", set_to("arrivals", 0, n_rows=7), ["rows that went nowhere"]),
+    ("arrivals", set_to("arrivals", 0, n_events=5), ["more events than rows"]),
+    ("arrivals", set_to("arrivals", 0, n_late=5), ["more late events than events"]),
+    ("arrivals", set_to("arrivals", 0, n_corrections=5), ["more corrections than events"]),
+    ("event_totals", set_to("event_totals", 0, n_rows_in=5), ["rows in are not rows out"]),
+    ("event_totals", set_to("arrivals", 0, n_rows=5), ["not the rows that arrived"]),
+    ("event_totals", set_to("event_parts", 0, n_rows=5), ["not the events of the partitions"]),
+    (
+        "event_totals",
+        with_copy("quarantined_events", 0, line=3),
+        ["not the rows of the quarantine"],
+    ),
+    ("event_totals", without("items", 2), ["not the items of the catalogue"]),
+    (
+        "event_totals",
+        set_to("event_totals", 0, last_event=after(86_400)),
+        ["an event of the day or later"],
+    ),
+    ("event_totals", fresh_within(9), ["the newest event is older than the contract allows"]),
     ("items", set_to("items", 0, title="  "), ["empty title"]),
     ("items", set_to("items", 0, first_row=0), ["first appearance before the first row"]),
     ("items", set_to("items", 0, first_row=None), ["events, but no first appearance"]),
@@ -296,9 +528,16 @@ PLANTED = [
     ("quarantined_events", set_to("quarantined_events", 0, line=0), ["line before the first"]),
     ("quarantined_events", set_to("quarantined_events", 0, reason=""), ["no reason"]),
     ("splits", set_to("splits", 2, split="holdout"), ["unknown split"]),
-    ("splits", set_to("splits", 2, label=2), ["label is neither 0 nor 1"]),
+    (
+        "splits",
+        set_to("splits", 2, label=2),
+        ["label is neither 0 nor 1", "rows are not the user's events"],
+    ),
     ("splits", set_to("splits", 2, row=1), ["row numbers have a gap"]),
-    ("splits", set_to("splits", 2, item_id=10), ["no such event"]),
+    ("splits", set_to("splits", 2, item_id=10), ["rows are not the user's events"]),
+    ("splits", set_to("splits", 2, rated_at=after(8)), ["rows are not the user's events"]),
+    ("splits", without("splits", 2), ["rows are not the user's events"]),
+    ("splits", without("events", 2), ["rows are not the user's events"]),
     ("splits", without("histories", 1), ["user without a history"]),
     ("splits", set_to("splits", 1, history_end=3), ["history_end is outside the user's list"]),
     ("splits", set_to("splits", 1, history_end=-1), ["history_end is outside the user's list"]),
@@ -318,7 +557,15 @@ PLANTED = [
         ["the history shows the row itself or a later one"],
     ),
     ("splits", set_to("splits", 1, is_warm=True), ["is_warm is not what train says"]),
-    ("splits", without("splits", 0), ["nothing to train on"]),
+    (
+        "splits",
+        without("splits", 0),
+        [
+            "nothing to train on",
+            "the history shows the row itself or a later one",
+            "rows are not the user's events",
+        ],
+    ),
     ("histories", without("histories", 0), ["no history for this user"]),
     (
         "histories",
@@ -333,9 +580,120 @@ PLANTED = [
     (
         "histories",
         set_to("histories", 0, item_ids=[10, 30]),
-        ["holds an item that is no positive of the user"],
+        ["not the positives of the user in their order"],
+    ),
+    (
+        "histories",
+        set_to("histories", 0, item_ids=[20, 10]),
+        ["not the positives of the user in their order"],
     ),
     ("histories", set_to("histories", 1, item_ids=[20]), ["not as long as the user has positives"]),
+    ("row_features", without("row_features", 1), ["row without features"]),
+    ("row_features", with_copy("row_features", 1, row=9), ["features of no row"]),
+    ("row_features", set_to("row_features", 1, as_of=date(2026, 1, 2)), ["as of a moment after the row"]),
+    ("row_features", set_to("row_features", 1, item_mean=1.5), ["a mean is not between 0 and 1"]),
+    ("row_features", set_to("row_features", 1, user_mean=-0.5), ["a mean is not between 0 and 1"]),
+    (
+        "row_features",
+        set_to("row_features", 1, item_popularity=1.5),
+        ["popularity is not between 0 and 1"],
+    ),
+    ("row_features", set_to("row_features", 1, item_count=-1), ["count below zero"]),
+    (
+        "row_features",
+        set_to("row_features", 1, user_recency_days=None),
+        ["age or recency without events, or events without them"],
+    ),
+    (
+        "row_features",
+        set_to("row_features", 1, item_age_days=3),
+        ["age or recency without events, or events without them"],
+    ),
+    (
+        "row_features",
+        set_to("row_features", 1, user_recency_days=0),
+        ["counts an event of the day itself"],
+    ),
+    (
+        "row_features",
+        set_to("row_features", 0, item_count=1, item_age_days=2, item_recency_days=3),
+        ["last event before the first"],
+    ),
+    ("row_features", set_to("row_features", 1, user_count=2), ["more events than train holds"]),
+    (
+        "row_features",
+        set_to("row_features", 1, item_count=1, item_age_days=2, item_recency_days=1),
+        ["more events than train holds"],
+    ),
+    ("item_features", without("item_features", 5), ["no features for this item"]),
+    (
+        "item_features",
+        with_copy("item_features", 0, item_id=99),
+        ["features of an unknown item or protocol"],
+    ),
+    (
+        "item_features",
+        with_copy("item_features", 0, protocol="other"),
+        ["features of an unknown item or protocol"],
+    ),
+    ("item_features", set_to("item_features", 0, mean=1.5), ["mean is not between 0 and 1"]),
+    (
+        "item_features",
+        set_to("item_features", 0, popularity=1.5),
+        ["popularity is not between 0 and 1"],
+    ),
+    (
+        "item_features",
+        set_to("item_features", 1, n_positives=2),
+        ["not as many positives as in the splits"],
+    ),
+    (
+        "item_features",
+        set_to("item_features", 4, n_events=1, n_positives=1),
+        ["not as many positives as in the splits"],
+    ),
+    (
+        "item_features",
+        set_to("item_features", 1, n_events=3),
+        ["fewer events than positives, or more than rows"],
+    ),
+    (
+        "item_features",
+        set_to("item_features", 0, first_at=None),
+        ["times without events, or events without times"],
+    ),
+    (
+        "item_features",
+        set_to("item_features", 1, last_at=after(4)),
+        ["last event before the first"],
+    ),
+    ("user_features", without("user_features", 3), ["no features for this user"]),
+    (
+        "user_features",
+        with_copy("user_features", 0, user_id=99),
+        ["features of an unknown user or protocol"],
+    ),
+    ("user_features", set_to("user_features", 0, mean=-0.1), ["mean is not between 0 and 1"]),
+    (
+        "user_features",
+        set_to("user_features", 3, n_positives=1),
+        ["not as many positives as in the splits"],
+    ),
+    (
+        "user_features",
+        set_to("user_features", 0, n_events=1),
+        ["fewer events than positives, or more than rows"],
+    ),
+    (
+        "user_features",
+        set_to("user_features", 1, last_at=None),
+        ["times without events, or events without times"],
+    ),
+    (
+        "user_features",
+        set_to("user_features", 0, last_at=after(-1)),
+        ["last event before the first"],
+    ),
     ("item_texts", without("item_texts", 2), ["no text for this item"]),
     ("item_texts", with_copy("item_texts", 0, item_id=99), ["text of an unknown item"]),
     ("item_texts", set_to("item_texts", 0, title="Z"), ["another title than the item has"]),
@@ -479,7 +837,7 @@ def test_every_violation_that_a_check_can_name_is_planted() -> None:
 def test_every_parquet_dataset_has_a_check_and_every_check_a_dataset() -> None:
     checks = {path.stem for path in (SQL / "checks").glob("*.sql")}
     datasets = {name for name, d in BY_NAME.items() if d.format is Format.PARQUET}
-    assert checks == datasets == SCHEMAS.keys()
+    assert checks == datasets | {EVENTS.name} == SCHEMAS.keys()
 
 
 def test_vectors_arrive_as_fixed_size_lists_of_any_length() -> None:
@@ -493,3 +851,40 @@ def test_vectors_arrive_as_fixed_size_lists_of_any_length() -> None:
     assert pc.all(pc.is_valid(semantics["vector"])).as_py()
     given = {"item_semantics": semantics, "item_texts": texts}
     assert violations(BY_NAME["item_semantics"], given).num_rows == 0
+
+
+# -- contracts of the events -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_days", "is_stale"), [(9, True), (10, False)])
+def test_events_older_than_the_contract_allows_are_stale(n_days: int, is_stale: bool) -> None:
+    rows = sound_rows()
+    fresh_within(n_days)(rows)
+    tables = night(rows)
+    given = {table: tables[table] for table in tables_named_in("event_totals")}
+    found = violations(BY_NAME["event_totals"], given)["violation"].to_pylist()
+    assert found == ["the newest event is older than the contract allows"] * is_stale
+
+
+@pytest.mark.parametrize(
+    ("n_before", "n_tonight", "is_refused"),
+    [(3, 50, True), (3, 151, True), (3, 100, False), (2, 1, False), (9, 51, False)],
+)
+def test_a_night_with_far_more_or_fewer_rows_than_usual_is_refused(
+    n_before: int, n_tonight: int, is_refused: bool
+) -> None:
+    rows = sound_rows()
+    rows["domains"][0]["max_row_change"] = 0.49
+    rows["event_totals"][0]["as_of"] = date(2026, 2, 20)
+    counts = [*[100] * n_before, n_tonight]
+    days = [date(2026, 2, 20) - timedelta(days=n) for n in reversed(range(len(counts)))]
+    arrival = rows["arrivals"][0] | {"n_quarantined": 0}
+    rows["arrivals"] = [
+        arrival | {"known_day": day, "n_rows": n, "n_events": n}
+        for day, n in zip(days, counts, strict=True)
+    ]
+    tables = night(rows)
+    given = {table: tables[table] for table in tables_named_in("arrivals")}
+    found = violations(BY_NAME["arrivals"], given)["violation"].to_pylist()
+    said = f"{n_tonight} rows came in, and 100.0 is usual"
+    assert found == [said] * is_refused
