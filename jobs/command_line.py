@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import RawDescriptionHelpFormatter
 from datetime import date
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import (
@@ -19,6 +19,16 @@ from jobs.launch import MODULES
 
 M = TypeVar("M", bound=BaseModel)
 EXIT_USAGE = 2
+
+
+class Invocation(NamedTuple, Generic[M]):
+    """What a command line asks for."""
+
+    config: M
+    day: date
+    force: bool
+    wait_s: float
+    dry_run: bool
 
 
 class _Flags(BaseSettings):
@@ -42,6 +52,14 @@ class _Flags(BaseSettings):
         return (init_settings,)
 
 
+class _FlagsOfCostly(_Flags):
+    """And the flag of those that can say beforehand what they will cost."""
+
+    dry_run: bool = Field(
+        False, description="print tokens, memory and time to expect, and do nothing else"
+    )
+
+
 def _explain(error: ValidationError) -> str:
     return "; ".join(
         f"--{'-'.join(str(part) for part in e['loc']).replace('_', '-')} {e['input']!r}: {e['msg']}"
@@ -58,15 +76,17 @@ def _example(program: str, config_class: type[BaseModel]) -> str:
     return " ".join([*words, "--day", "2026-03-02"])
 
 
-def parse(name: str, config_class: type[M], arguments: list[str]) -> tuple[M, date, bool, float]:
-    """The config, day, force and wait_s that `arguments` ask for; exits with 2 on nonsense."""
+def parse(
+    name: str, config_class: type[M], arguments: list[str], *, can_estimate: bool = False
+) -> Invocation[M]:
+    """What `arguments` ask for; exits with 2 on nonsense. `can_estimate` adds --dry-run."""
     program = f"python -m {MODULES[name]}"
     doc = f"{config_class.__doc__}\n\nexample: {_example(program, config_class)}"
     settings = cast(
         type[_Flags],
         type(
             "Invocation",
-            (_Flags, config_class),
+            (_FlagsOfCostly if can_estimate else _Flags, config_class),
             {
                 "__doc__": doc,
                 "__module__": __name__,
@@ -92,4 +112,5 @@ def parse(name: str, config_class: type[M], arguments: list[str]) -> tuple[M, da
         sys.stderr.write(f"{program}: {_explain(error)}\n")
         sys.exit(EXIT_USAGE)
     fields = {field: getattr(flags, field) for field in config_class.model_fields}
-    return config_class(**fields), flags.day, flags.force, flags.wait_s
+    dry_run = getattr(flags, "dry_run", False)
+    return Invocation(config_class(**fields), flags.day, flags.force, flags.wait_s, dry_run)

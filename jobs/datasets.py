@@ -241,12 +241,42 @@ ITEM_SEMANTICS = Dataset(
     producer="distil",
     columns={
         "item_id": "id",
-        "content_key": "string",  # sha256(text, backbone, adapter, pooling)
+        "content_key": "string",  # sha256 of text, backbone, adapter, pooling, limit, dtype
         "raw": "vector",  # the LLM's hidden state
         "vector": "vector",  # centred, top components removed, unit norm: for search and alignment
     },
     key=("item_id",),
     max_row_loss=0.5,
+)
+ADAPTER = Dataset("adapter", producer="adapt", format=Format.SAFETENSORS)  # LoRA weights
+ADAPTER_CONFIG = Dataset("adapter_config", producer="adapt", format=Format.JSON)
+ADAPT_CURVE = Dataset(
+    "adapt_curve",
+    producer="adapt",
+    columns={
+        "step": "int32",  # of the optimiser; 0 is the backbone before it learned
+        "tokens": "int64",  # read up to then
+        "seconds": "float64",  # spent up to then, evaluations included
+        "learning_rate": "float64",
+        "train_loss": "float64",  # mean over the answers since the row before, in nats
+        "valid_auc": "float64",
+        "valid_uauc": "float64",
+    },
+    key=("step",),
+    nullable=("train_loss", "valid_auc", "valid_uauc"),
+)
+LLM_DIAGNOSTICS = Dataset(
+    "llm_diagnostics",
+    producer="diagnostics",
+    columns={
+        "measure": "string",  # mass, knockout, lens
+        "kind": "string",  # of token: user, item, warm, sink, instruction, history, title; answer
+        "first_layer": "int16",  # from 0
+        "last_layer": "int16",
+        "figure": "string",  # mass, share, lift, sink_free; auc, uauc, delta_auc, delta_uauc
+        "value": "float64",
+    },
+    key=("measure", "kind", "first_layer", "figure"),
 )
 USER_FACTORS = Dataset(
     "user_factors",
@@ -303,6 +333,20 @@ CTR_SCORES = Dataset(
     },
     key=("split", "row"),
 )
+LLM_SCORES = Dataset(
+    "llm_scores",
+    producer="llm_scores",
+    columns={
+        "split": "string",
+        "row": "int32",
+        "user_id": "id",
+        "item_id": "id",
+        "label": "int8",
+        "logit": "float32",  # l_yes - l_no
+        "probability": "float32",
+    },
+    key=("split", "row"),
+)
 METRICS = Dataset("metrics", producer="report", format=Format.JSON)
 REPORT = Dataset("report", producer="report", format=Format.HTML)
 
@@ -323,6 +367,9 @@ ALL = (
     USER_FEATURES,
     ITEM_TEXTS,
     ITEM_SEMANTICS,
+    ADAPTER,
+    ADAPTER_CONFIG,
+    ADAPT_CURVE,
     USER_FACTORS,
     ITEM_FACTORS,
     PROJECTORS,
@@ -330,6 +377,8 @@ ALL = (
     ITEM_TOKENS,
     PUBLICATIONS,
     CTR_SCORES,
+    LLM_SCORES,
+    LLM_DIAGNOSTICS,
     METRICS,
     REPORT,
 )

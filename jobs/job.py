@@ -55,6 +55,7 @@ def _decides_output(config: Config, values: Mapping[str, Any]) -> dict[str, Any]
 
 C = TypeVar("C", bound=Config)
 Job = Callable[[C, "Run"], None]
+Estimate = Callable[[C, "Run"], dict[str, Any]]
 Sources = Callable[[C, date, Home], Iterable[Path | Artifact]]
 Intact = Callable[[Manifest, Home], bool]
 
@@ -97,6 +98,7 @@ class Run:
         self._outputs: dict[str, Artifact] = {}
         self._lock: IO[str] | None = None
         self._hashed_sources: list[Artifact] | None = None
+        self._discarded: list[Path] = []
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -136,6 +138,8 @@ class Run:
             self._staged(BY_NAME[name]).replace(target)
             sync_directory(target.parent)
         write_atomically(manifest, self._manifest().model_dump_json(indent=2))
+        for folder in self._discarded:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _manifest(self) -> Manifest:
         return Manifest(
@@ -290,6 +294,10 @@ class Run:
         self._metrics[name] = float(value)
         self.log.info("metric", name=name, value=round(float(value), 5))
 
+    def discard(self, folder: Path) -> None:
+        """Remove a folder of half-way results once the manifest makes them needless."""
+        self._discarded.append(folder)
+
     def _staged(self, dataset: Dataset) -> Path:
         return self._staging / f"{dataset.name}.{dataset.format.value}"
 
@@ -425,6 +433,7 @@ def main(
     *,
     sources: Sources[C] | None = None,
     intact: Intact | None = None,
+    estimate: Estimate[C] | None = None,
 ) -> None:
     """Command line of a job. The last line on stdout is a small JSON for the scheduler.
 
@@ -435,23 +444,31 @@ def main(
         sources: names the files outside the home that the job reads, so that a changed source
             is noticed before the job runs.
         intact: whether an effect outside the tables (a published version) still stands.
+        estimate: what the work would cost, for --dry-run; reads, and writes nothing.
     """
-    config, day, force, wait_s = parse(name, config_class, sys.argv[1:])
+    asked = parse(name, config_class, sys.argv[1:], can_estimate=estimate is not None)
     configure_logs()
+    home = Home.from_environment()
+    said: dict[str, Any] = {"job": name, "day": str(asked.day)}
     try:
-        outcome = execute(
-            name,
-            config,
-            day,
-            Home.from_environment(),
-            job,
-            sources=sources,
-            intact=intact,
-            force=force,
-            wait_s=wait_s,
-        )
+        if estimate is not None and asked.dry_run:
+            # Not entered: a run that only reads needs no lock.
+            said |= {"status": "dry run"}
+            said |= estimate(asked.config, Run(name, asked.day, asked.config, home))
+        else:
+            outcome = execute(
+                name,
+                asked.config,
+                asked.day,
+                home,
+                job,
+                sources=sources,
+                intact=intact,
+                force=asked.force,
+                wait_s=asked.wait_s,
+            )
+            said |= {"status": outcome.status, **outcome.manifest.result}
     except JobError as error:
-        sys.stderr.write(f"{name} {day}: {error}\n")
+        sys.stderr.write(f"{name} {asked.day}: {error}\n")
         sys.exit(EXIT_BUSY if isinstance(error, AlreadyRunning) else EXIT_FAILED)
-    said = {"job": name, "day": str(day), "status": outcome.status, **outcome.manifest.result}
     sys.stdout.write(json.dumps(said) + "\n")

@@ -11,6 +11,9 @@ MODULES = {
     "splits": "jobs.prepare.splits",
     "features": "jobs.prepare.features",
     "item_texts": "jobs.prepare.item_texts",
+    "adapt": "jobs.llm.adapt",
+    "llm_scores": "jobs.llm.llm_scores",
+    "diagnostics": "jobs.llm.diagnostics",
     "distil": "jobs.llm.distil",
     "align": "jobs.collab.align",
     "project": "jobs.tokens.project",
@@ -35,6 +38,9 @@ NIGHTLY = (
     "score",
     "report",
 )
+
+# Run when somebody asks for them: they cost GPU hours, and no night needs them.
+ON_DEMAND = ("adapt", "llm_scores", "diagnostics")
 
 
 def arguments(job: str, **flags: object) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.datasets import ALL, EVENTS, Format, made_by
-from jobs.launch import MODULES, NIGHTLY
+from jobs.launch import MODULES, NIGHTLY, ON_DEMAND
 from tests.conftest import ROOT
 
 CODE = [
@@ -37,6 +37,9 @@ def loaded_by(module: str) -> set[str]:
         ("jobs.launch", SCHEDULER | WAREHOUSE | MODELS | {"pyarrow", "numpy", "pydantic"}),
         ("jobs.job", SCHEDULER | WAREHOUSE | MODELS),
         ("jobs.llm.distil", SCHEDULER | {"duckdb", "dask", "faiss"}),
+        ("jobs.llm.adapt", SCHEDULER | WAREHOUSE),
+        ("jobs.llm.llm_scores", SCHEDULER | WAREHOUSE),
+        ("jobs.llm.diagnostics", SCHEDULER | WAREHOUSE),
         ("jobs.collab.align", SCHEDULER | WAREHOUSE),
         ("jobs.tokens.project", SCHEDULER | {"duckdb", "dask", "faiss"}),
         ("jobs.score.ctr_scores", SCHEDULER | WAREHOUSE | MODELS),
@@ -89,9 +92,9 @@ def test_every_table_has_a_check_and_every_check_a_table() -> None:
 
 
 def test_every_dataset_is_made_by_a_job_of_the_chain() -> None:
-    assert {dataset.producer for dataset in ALL} == set(NIGHTLY)
-    assert set(MODULES) == {*NIGHTLY, "check", "previous"}
-    assert all(made_by(job) for job in NIGHTLY)
+    assert {dataset.producer for dataset in ALL} == {*NIGHTLY, *ON_DEMAND}
+    assert set(MODULES) == {*NIGHTLY, *ON_DEMAND, "check", "previous"}
+    assert all(made_by(job) for job in (*NIGHTLY, *ON_DEMAND))
 
 
 def test_every_link_of_the_documentation_leads_somewhere() -> None:
@@ -101,7 +104,7 @@ def test_every_link_of_the_documentation_leads_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} -> {target}"
 
 
-@pytest.mark.parametrize("job", [*NIGHTLY, "check", "previous"])
+@pytest.mark.parametrize("job", [*NIGHTLY, *ON_DEMAND, "check", "previous"])
 def test_every_job_explains_itself_with_an_example(job: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", MODULES[job], "--help"], capture_output=True, text=True, check=False

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import Field
 
-from embedding_store.errors import Incompatible, StoreError, TableNotFound, VersionExpired
-from embedding_store.lookup import open_version
 from jobs.datasets import ITEM_SEMANTICS, ITEM_TEXTS
-from jobs.errors import JobError, NotAvailable
+from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Run, main
-from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone, load, resolve
-from jobs.llm.batches import token_budget_batches
+from jobs.job import Config, Run
+from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone, chosen_device, load, resolve
+from jobs.llm.carry_over import CarriedOver, carried_over, is_of_the_same_version
+from jobs.llm.embedding import Pooling, UnusableText, distil, tokenize
 from jobs.llm.fingerprint import sha256_json
 from jobs.llm.isotropy import all_but_the_top, mean_cosine
-from jobs.manifest import Manifest
-from jobs.progress import progress
+from jobs.llm.new_texts import computed_tokens_per_s, embed, new_texts
+from jobs.llm.processes import ALONE, Processes, from_environment
+from jobs.llm.together import lead_or_follow
 from jobs.vector_columns import as_column, as_matrix
 
+if TYPE_CHECKING:
+    from jobs.llm.adapters import AdapterFiles
+
+__all__ = [
+    "DistilConfig",
+    "Pooling",
+    "UnusableText",
+    "distil",
+    "is_of_the_same_version",
+    "job",
+    "sources",
+    "tokenize",
+]
+
 SPACE = b"space"  # schema metadata key: in which space the vectors of a table live
-_TOKENIZED_AT_ONCE = 4_096
-
-
-class Pooling(Enum):
-    """Which hidden state stands for a text."""
-
-    LAST = "last"  # of its last real token, as the papers define it
-    MEAN = "mean"  # over its real tokens
 
 
 class DistilConfig(Config):
@@ -47,6 +52,9 @@ class DistilConfig(Config):
     model: str = Field(
         default=DEFAULT_BACKBONE, description="the bundled model, a folder, a GGUF file or a hub id"
     )
+    adapter: str | None = Field(
+        default=None, description="a day on which adapt ran, or an adapter's folder"
+    )
     pooling: Pooling = Field(
         default=Pooling.LAST, description="last real token, or mean over real tokens"
     )
@@ -54,7 +62,10 @@ class DistilConfig(Config):
     batch_tokens: int = Field(
         default=1_024,
         gt=0,
-        description="tokens of a batch, padding included; 16384 and more on a GPU",
+        description="tokens of a batch that are computed; 16384 and more on a GPU",
+    )
+    shard_items: int = Field(
+        default=4_096, gt=0, description="items that are kept together when the run is cut short"
     )
     n_components: int = Field(
         default=2, ge=0, description="principal components removed from `vector`; 0 only centres"
@@ -72,144 +83,92 @@ class DistilConfig(Config):
     )
 
 
-class UnusableText(JobError):
-    """A text that no vector can be made of; `position` is its place among the texts."""
-
-    def __init__(self, position: int, why: str) -> None:
-        super().__init__(why)
-        self.position = position
-
-
-class TokenizedTexts(NamedTuple):
-    """Token ids of each text, cut to the limit."""
-
-    ids: list[list[int]]
-    n_truncated: int
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that the model has to read."""
-        return sum(map(len, self.ids))
-
-
-def tokenize(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> TokenizedTexts:
-    """Token ids of each text, at most `max_tokens`, its end lost if it is longer.
-
-    What looks like a special token inside a text ("<|im_end|>") is read as plain characters: a
-    title must not end the sequence.
-
-    Raises:
-        UnusableText: a text has no tokens.
-    """
-    ids: list[list[int]] = []
-    for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
-        some = list(texts[start : start + _TOKENIZED_AT_ONCE])
-        # One more than the limit tells a text that fits exactly from one that is cut.
-        ids += _token_ids(some, tokenizer, max_tokens + 1)
-    too_long = [row for row, tokens in enumerate(ids) if len(tokens) > max_tokens]
-    if too_long:
-        cut = _token_ids([texts[row] for row in too_long], tokenizer, max_tokens)
-        for row, tokens in zip(too_long, cut, strict=True):
-            ids[row] = tokens
-    for row, tokens in enumerate(ids):
-        if not tokens:
-            raise UnusableText(row, f"text {texts[row]!r} has no tokens, so no hidden state")
-    return TokenizedTexts(ids, len(too_long))
-
-
-def _token_ids(texts: list[str], tokenizer: Any, limit: int) -> list[list[int]]:
-    return tokenizer(
-        texts,
-        truncation=True,
-        max_length=limit,
-        split_special_tokens=True,
-        return_attention_mask=False,
-    )["input_ids"]
-
-
-def distil(
-    tokens: Sequence[Sequence[int]],
-    model: Any,
-    pooling: Pooling = Pooling.LAST,
-    batch_tokens: int = 1_024,
-    advance: Callable[[int], None] = lambda n_tokens: None,
-) -> np.ndarray:
-    """Last hidden state after the final norm, at the last real token or averaged over all of them.
-
-    E_L[i] = h_L[i, t_i] with t_i the last token that is not padding (SeLLa-Rec, stage 1). Rows are
-    padded on the right, with an explicit mask and positions, so no row sees its batch mates.
-    Equal rows are computed once; the batches depend on the set of rows and not on their order.
-
-    Args:
-        tokens: token ids of each row, at least one.
-        model: a causal LM in eval mode, or the decoder alone.
-        pooling: which hidden state stands for the row.
-        batch_tokens: budget of a batch, padding included.
-        advance: told the tokens of each finished batch.
-
-    Returns:
-        (n, d) float32.
-
-    Raises:
-        UnusableText: a hidden state holds NaN or infinity.
-    """
-    times = Counter(map(tuple, tokens))
-    distinct = sorted(times)
-    decoder = model.get_decoder()  # without the head, which would cost a matmul over the vocabulary
-    states = np.empty((len(distinct), decoder.config.hidden_size), dtype=np.float32)
-    lengths = [len(row) for row in distinct]
-    for rows in token_budget_batches(lengths, batch_tokens):
-        states[rows] = _hidden_states([distinct[row] for row in rows], decoder, pooling)
-        advance(sum(lengths[row] * times[distinct[row]] for row in rows))
-    place = {row: number for number, row in enumerate(distinct)}
-    raw = states[[place[tuple(row)] for row in tokens]]
-    broken = np.flatnonzero(~np.isfinite(raw).all(axis=1))
-    if len(broken):
-        raise UnusableText(
-            int(broken[0]),
-            f"the hidden state holds NaN or infinity ({len(broken)} of {len(raw)} items); "
-            "try --dtype float32, or look at the backbone's weights",
-        )
-    return raw
-
-
-@torch.inference_mode()
-def _hidden_states(
-    batch: Sequence[Sequence[int]], decoder: torch.nn.Module, pooling: Pooling
-) -> np.ndarray:
-    """(rows, d) float32 for one batch."""
-    device = next(decoder.parameters()).device
-    lengths = torch.tensor([len(row) for row in batch])
-    positions = torch.arange(int(lengths.max())).expand(len(batch), -1)
-    mask = positions < lengths[:, None]
-    input_ids = torch.zeros(positions.shape, dtype=torch.long)
-    input_ids[mask] = torch.tensor([token for row in batch for token in row])
-    states = decoder(
-        input_ids=input_ids.to(device),
-        attention_mask=mask.long().to(device),
-        position_ids=positions.to(device),
-        use_cache=False,
-    ).last_hidden_state
-    if pooling is Pooling.LAST:
-        pooled = states[torch.arange(len(batch)), lengths - 1].float()
-    else:
-        real = mask.to(device)[..., None]
-        pooled = states.float().masked_fill(~real, 0.0).sum(dim=1) / lengths.to(device)[:, None]
-    return pooled.cpu().numpy()
-
-
 # -- the table -----------------------------------------------------------------------------------
 
 
-def content_key(text: str, fingerprint: str, config: DistilConfig) -> str:
-    """What an item's vector depends on: the same key, the same vector, no need to embed again."""
+@dataclass(frozen=True)
+class Reader:
+    """What reads the texts: a loaded backbone, with an adapter or without.
+
+    Attributes:
+        backbone: the adapter is in it.
+        adapter: None without.
+        config: pooling and limits.
+    """
+
+    backbone: Backbone
+    adapter: AdapterFiles | None
+    config: DistilConfig
+
+    @property
+    def dim(self) -> int:
+        """Of a hidden state."""
+        model: Any = self.backbone.model
+        return int(model.get_decoder().config.hidden_size)
+
+    @property
+    def dtype(self) -> str:
+        """In which it computes."""
+        return str(self.backbone.model.dtype).removeprefix("torch.")
+
+    @property
+    def adapter_fingerprint(self) -> str | None:
+        """None without an adapter."""
+        return self.adapter.fingerprint if self.adapter else None
+
+    def key(self, text: str) -> str:
+        """The content key of a text."""
+        fingerprint = self.backbone.files.fingerprint
+        return content_key(text, fingerprint, self.config, self.dtype, self.adapter_fingerprint)
+
+
+def reader(config: DistilConfig, home: Home, processes: Processes = ALONE) -> Reader:
+    """Load what reads the texts, on this process's device."""
+    device = chosen_device(config.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", processes.local_rank)
+    backbone = load(resolve(config.model, home.cache), str(device), config.dtype)
+    positions = getattr(backbone.model.config, "max_position_embeddings", config.max_tokens)
+    if config.max_tokens > positions:
+        raise JobError(
+            f"--max-tokens {config.max_tokens}: {backbone.files.name} reads at most {positions}"
+        )
+    adapter = _adapter(config, home)
+    if adapter is not None:
+        from jobs.llm.adapters import load_adapter
+
+        load_adapter(backbone, adapter)
+    return Reader(backbone, adapter, config)
+
+
+def _adapter(config: DistilConfig, home: Home) -> AdapterFiles | None:
+    if config.adapter is None:
+        return None
+    from jobs.llm.adapters import find_adapter  # brings peft: seconds that most nights need not pay
+
+    return find_adapter(config.adapter, home)
+
+
+def content_key(
+    text: str,
+    fingerprint: str,
+    config: DistilConfig,
+    dtype: str = "float32",
+    adapter: str | None = None,
+) -> str:
+    """What an item's vector depends on: the same key, the same vector, no need to embed again.
+
+    The number format is part of it: vectors of two formats differ by more than rounding and must
+    not meet in one table.
+    """
     return sha256_json(
         {
             "text": text,
             "backbone": fingerprint,
-            "adapter": None,
+            "adapter": adapter,
             "pooling": config.pooling.value,
             "max_tokens": config.max_tokens,
+            "dtype": dtype,
         }
     )
 
@@ -224,9 +183,9 @@ def text_template(titles: Sequence[str], texts: Sequence[str]) -> str | None:
     return templates.pop() if len(templates) == 1 else None
 
 
-def _space(texts: pa.Table, backbone: Backbone, config: DistilConfig, dim: int) -> dict[str, Any]:
+def _space(texts: pa.Table, by: Reader) -> dict[str, Any]:
     """What a reader must know to put another text into the same space."""
-    files = backbone.files
+    files, config = by.backbone.files, by.config
     titles, prompts = texts["title"].to_pylist(), texts["text"].to_pylist()
     return {
         "backbone": files.name,
@@ -235,9 +194,9 @@ def _space(texts: pa.Table, backbone: Backbone, config: DistilConfig, dim: int) 
         "template": text_template(titles, prompts),
         "pooling": config.pooling.value,
         "max_tokens": config.max_tokens,
-        "adapter": None,
-        "dtype": str(backbone.model.dtype).removeprefix("torch."),
-        "dim": dim,
+        "adapter": by.adapter_fingerprint,
+        "dtype": by.dtype,
+        "dim": by.dim,
         "post": {"centred": True, "removed_components": config.n_components},
     }
 
@@ -259,133 +218,137 @@ def semantics_table(
     return pa.table(columns).replace_schema_metadata({SPACE: json.dumps(space, sort_keys=True)})
 
 
-class CarriedOver(NamedTuple):
-    """Raw vectors of an earlier version, by content key."""
-
-    places: dict[str, int]
-    raw: np.ndarray  # (n, d) float32
-    version_sha256: str | None  # names the version's content
-
-
-NOTHING = CarriedOver({}, np.empty((0, 0), np.float32), None)
-# Vectors of two precisions do not mix, though the content key does not tell them apart.
-_SAME = ("fingerprint", "dtype", "dim")
-
-
-def carried_over(home: Home, space: dict[str, Any], version: int | None, log: Any) -> CarriedOver:
-    """What an earlier version holds of this space; nothing if it is of another, or is gone.
-
-    Raises:
-        NotAvailable: there is no such version, or a file of it is not what was published.
-    """
-    if version is None:
-        return NOTHING
-    try:
-        with open_version(home.store, version, expect={key: space[key] for key in _SAME}) as opened:
-            rows = opened[ITEM_SEMANTICS.name].table(["content_key", "raw"])
-            raw = as_matrix(rows["raw"]).copy()
-    except (Incompatible, VersionExpired, TableNotFound) as error:
-        log.warning("every item is embedded", previous_version=version, why=str(error))
-        return NOTHING
-    except StoreError as error:
-        raise NotAvailable(str(error)) from error
-    places = {key: row for row, key in enumerate(rows["content_key"].to_pylist())}
-    return CarriedOver(places, raw, opened.manifest_sha256)
+# -- embedding what is new -----------------------------------------------------------------------
 
 
 def _raw(
     texts: pa.Table,
     keys: Sequence[str],
     known: CarriedOver,
-    backbone: Backbone,
-    config: DistilConfig,
+    by: Reader,
     run: Run,
+    processes: Processes,
 ) -> np.ndarray:
     """(n, d) float32: the states that are known, and those of the other texts, embedded now."""
-    new = [row for row, key in enumerate(keys) if key not in known.places]
-    old = [row for row, key in enumerate(keys) if key in known.places]
-    raw = np.empty((len(keys), _dim(backbone)), dtype=np.float32)
+    started = time.monotonic()
+    folder = _shard_folder(run)
+    new, tokens = new_texts(texts, keys, known, by, folder)
+    place = {key: number for number, key in enumerate(new.shards.keys)}
+    raw = np.empty((len(keys), by.dim), dtype=np.float32)
+    if place:
+        embedded = embed(texts, new, by, processes)
+        if not processes.is_first:
+            return raw
+        rows = [row for row, key in enumerate(keys) if key in place]
+        raw[rows] = embedded[[place[keys[row]] for row in rows]]
+        run.metric("n_tokens", tokens.n_tokens)
+        run.metric("n_tokens_computed", new.n_computed)
+        run.metric("n_truncated", tokens.n_truncated)
+        run.metric("tokens_per_s", tokens.n_tokens / (time.monotonic() - started))
+    old = [row for row, key in enumerate(keys) if key not in place]
     if old:
         raw[old] = known.raw[[known.places[keys[row]] for row in old]]
-    if new:
-        raw[new] = _embed(texts.take(pa.array(new)), backbone, config, run)
     run.metric("n_items", len(keys))
     run.metric("n_carried_over", len(old))
-    run.metric("n_embedded", len(new))
+    run.metric("n_embedded", len(keys) - len(old))
     return raw
 
 
-def _dim(backbone: Backbone) -> int:
-    model: Any = backbone.model
-    return int(model.get_decoder().config.hidden_size)
+def _shard_folder(run: Run) -> Path:
+    return run.home.run(run.job, run.day) / "shards"
 
 
-def _embed(texts: pa.Table, backbone: Backbone, config: DistilConfig, run: Run) -> np.ndarray:
-    positions = getattr(backbone.model.config, "max_position_embeddings", config.max_tokens)
-    if config.max_tokens > positions:
-        raise JobError(
-            f"--max-tokens {config.max_tokens}: {backbone.files.name} reads at most {positions}"
-        )
-    started = time.monotonic()
-    try:
-        tokens = tokenize(texts["text"].to_pylist(), backbone.tokenizer, config.max_tokens)
-        with progress("distil", tokens.n_tokens, "tokens") as advance:
-            raw = distil(tokens.ids, backbone.model, config.pooling, config.batch_tokens, advance)
-    except UnusableText as error:
-        raise JobError(f"item {texts['item_id'][error.position].as_py()}: {error}") from error
-    run.metric("n_tokens", tokens.n_tokens)
-    run.metric("n_truncated", tokens.n_truncated)
-    run.metric("tokens_per_s", tokens.n_tokens / (time.monotonic() - started))
-    return raw
+# -- the job -------------------------------------------------------------------------------------
+
+
+def _read(config: DistilConfig, run: Run) -> pa.Table:
+    texts = run.read(ITEM_TEXTS)
+    if not texts.num_rows:
+        raise JobError(f"{ITEM_TEXTS.name} of {run.day} has no rows; there is nothing to embed")
+    return texts
 
 
 def job(config: DistilConfig, run: Run) -> None:
     """Embed the day's item texts, those that an earlier version does not hold already."""
-    texts = run.read(ITEM_TEXTS)
-    if not texts.num_rows:
-        raise JobError(f"{ITEM_TEXTS.name} of {run.day} has no rows; there is nothing to embed")
-    backbone = load(resolve(config.model, run.home.cache), config.device, config.dtype)
-    run.log.info(
-        "backbone",
-        name=backbone.files.name,
-        fingerprint=backbone.files.fingerprint[:12],
-        device=str(backbone.model.device),
-        dtype=str(backbone.model.dtype).removeprefix("torch."),
-    )
-    fingerprint = backbone.files.fingerprint
-    keys = [content_key(text, fingerprint, config) for text in texts["text"].to_pylist()]
-    space = _space(texts, backbone, config, _dim(backbone))
+    processes = from_environment()
+    texts = _read(config, run)
+    by = reader(config, run.home, processes)
+    if processes.is_first:
+        _say_what(by, run, processes)
+    keys = [by.key(text) for text in texts["text"].to_pylist()]
+    space = _space(texts, by)
     known = carried_over(run.home, space, config.previous_version, run.log)
-    table = semantics_table(texts, keys, _raw(texts, keys, known, backbone, config, run), space)
+    raw = _raw(texts, keys, known, by, run, processes)
+    if not processes.is_first:
+        return
+    table = semantics_table(texts, keys, raw, space)
     for column in ("raw", "vector"):
         run.metric(f"mean_cosine_{column}", mean_cosine(as_matrix(table[column])))
     run.write(ITEM_SEMANTICS, table)
+    run.discard(_shard_folder(run))
     if known.version_sha256:
         run.result = {"previous_version_sha256": known.version_sha256}
 
 
+def _say_what(by: Reader, run: Run, processes: Processes) -> None:
+    run.log.info(
+        "backbone",
+        name=by.backbone.files.name,
+        fingerprint=by.backbone.files.fingerprint[:12],
+        adapter=by.adapter.name if by.adapter else None,
+        device=str(by.backbone.model.device),
+        dtype=by.dtype,
+        processes=processes.n,
+    )
+
+
+def estimate(config: DistilConfig, run: Run) -> dict[str, Any]:
+    """Tokens, memory and time to expect, from two batches of the real work."""
+    from jobs.llm.estimate import peak_memory_bytes  # 0.5 s that no other run needs
+
+    texts = _read(config, run)
+    by = reader(config, run.home)
+    keys = [by.key(text) for text in texts["text"].to_pylist()]
+    known = carried_over(run.home, _space(texts, by), config.previous_version, run.log)
+    new, tokens = new_texts(texts, keys, known, by, _shard_folder(run))
+    computed = new.n_computed
+    tokens_per_s = computed_tokens_per_s(new, by) if new.ids else float("inf")
+    return {
+        "items": len(keys),
+        "items_to_embed": len(tokens.ids),
+        "distinct_texts": len(new.ids),
+        "tokens": tokens.n_tokens,
+        "tokens_computed": computed,
+        "truncated": tokens.n_truncated,
+        "shards": len(new.shards),
+        "shards_done": sum(new.shards.read(n) is not None for n in range(len(new.shards))),
+        "computed_tokens_per_s": round(tokens_per_s, 1) if new.ids else None,
+        "seconds": round(computed / tokens_per_s, 1),
+        "peak_memory_mb": round(peak_memory_bytes(by.backbone.model.device) / 2**20),
+        "table_mb": round(2 * 4 * by.dim * len(keys) / 2**20, 1),
+        "device": str(by.backbone.model.device),
+        "dtype": by.dtype,
+    }
+
+
 def sources(config: DistilConfig, day: date, home: Home) -> Iterable[Path]:
-    """The record of the backbone's fingerprint: another model under the same name is noticed."""
-    return [resolve(config.model, home.cache).record]
+    """The record of the backbone's fingerprint, and the adapter: another model is noticed."""
+    files = [resolve(config.model, home.cache).record]
+    adapter = _adapter(config, home)
+    return files if adapter is None else [*files, *adapter.sources]
 
 
-def is_of_the_same_version(manifest: Manifest, home: Home) -> bool:
-    """Whether the number still names the version that was carried over from.
-
-    A version whose files were deleted since has done its part.
-    """
-    version = manifest.config["previous_version"]
-    stated = manifest.result.get("previous_version_sha256")
-    if version is None or stated is None:
-        return True
-    try:
-        with open_version(home.store, version, verify="off") as opened:
-            return opened.manifest_sha256 == stated
-    except VersionExpired:
-        return True
-    except StoreError:
-        return False
+def command() -> None:
+    """The job's command line, alone or as one of several processes."""
+    lead_or_follow(
+        "distil",
+        DistilConfig,
+        job,
+        sources=sources,
+        intact=is_of_the_same_version,
+        estimate=estimate,
+    )
 
 
 if __name__ == "__main__":
-    main("distil", DistilConfig, job, sources=sources, intact=is_of_the_same_version)
+    command()

@@ -31,7 +31,7 @@ class Chart:
     caption: str
 
 
-def _svg(chart: alt.TopLevelMixin, name: str, alternative: str) -> Markup:
+def svg_of(chart: alt.TopLevelMixin, name: str, alternative: str) -> Markup:
     """The chart as an SVG element that stands in HTML: no namespace, no fixed size, own ids."""
     spec = (
         chart.configure(font=_FONT, background="transparent")
@@ -57,7 +57,8 @@ def _svg(chart: alt.TopLevelMixin, name: str, alternative: str) -> Markup:
     return Markup(re.sub(r'^<svg .*?(?=viewBox=")', lambda _: opening, svg))
 
 
-def _values(rows: Sequence[dict[str, Any]]) -> alt.Data:
+def values_of(rows: Sequence[dict[str, Any]]) -> alt.Data:
+    """Rows as a chart takes them, inside the specification."""
     return alt.Data(values=list(rows))
 
 
@@ -90,7 +91,7 @@ def intervals(night: NightMetrics, metric: str) -> Chart | None:
         said.append(f"{system.title} {_said(estimate)}")
     if not rows:
         return None
-    base = alt.Chart(_values(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         y=alt.Y("system:N", sort=None, title=None).axis(
             ticks=False,
             domain=False,
@@ -112,7 +113,7 @@ def intervals(night: NightMetrics, metric: str) -> Chart | None:
     chart = (whisker + dot + figure).properties(width=_WIDTH - _LABEL_WIDTH, height=44 * len(rows))
     name = metric.upper()
     return Chart(
-        _svg(chart, f"intervals-{metric}", f"{name} on test: {'; '.join(said)}."),
+        svg_of(chart, f"intervals-{metric}", f"{name} on test: {'; '.join(said)}."),
         f"{name} on test, with 95 % intervals from resampling users.",
     )
 
@@ -128,7 +129,7 @@ def calibration(night: NightMetrics, split: str) -> Chart | None:
     ]
     scale = alt.Scale(domain=[0, 1])
     axis = alt.Axis(format="%", tickCount=5)
-    base = alt.Chart(_values(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         x=alt.X("predicted:Q", title="Predicted probability", scale=scale, axis=axis),
         color=alt.Color("colour:N", legend=None).scale(
             domain=["model", "control"], range=[_MODEL, _CONTROL]
@@ -137,7 +138,7 @@ def calibration(night: NightMetrics, split: str) -> Chart | None:
     observed = alt.Y("observed:Q", title="Share of positives", scale=scale, axis=axis)
     own = base.transform_filter("datum.colour == 'model'")
     diagonal = (
-        alt.Chart(_values([{"p": 0}, {"p": 1}]))
+        alt.Chart(values_of([{"p": 0}, {"p": 1}]))
         .mark_line(color=_MUTED, strokeDash=[4, 4], strokeWidth=1)
         .encode(x="p:Q", y="p:Q")
     )
@@ -151,7 +152,7 @@ def calibration(night: NightMetrics, split: str) -> Chart | None:
     )
     chart = (diagonal + lines + bars + dots).properties(width=_WIDTH - 60, height=_HEIGHT)
     return Chart(
-        _svg(chart, "calibration", f"Calibration of {model.title} on {split}: {said}."),
+        svg_of(chart, "calibration", f"Calibration of {model.title} on {split}: {said}."),
         "Predicted against observed: on the dashed line, 60 % predicted is 60 % observed.",
     )
 
@@ -168,7 +169,7 @@ def histogram(night: NightMetrics, split: str) -> Chart | None:
         for label in ("negatives", "positives")
     ]
     rows += [{**row, "low": 1.0} for row in rows[-2:]]  # the last step needs an end
-    base = alt.Chart(_values(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         x=alt.X("low:Q", title="Predicted probability")
         .scale(domain=[0, 1])
         .axis(format="%", tickCount=5),
@@ -193,7 +194,7 @@ def histogram(night: NightMetrics, split: str) -> Chart | None:
         f"{filled[0].low:.0%} and {filled[-1].high:.0%}."
     )
     return Chart(
-        _svg(chart, "histogram", f"Predicted probabilities by label on {split}. {said}"),
+        svg_of(chart, "histogram", f"Predicted probabilities by label on {split}. {said}"),
         "Predicted probabilities of rows that turned out positive and negative: "
         "the further apart, the better.",
     )
@@ -223,7 +224,7 @@ def over_time(night: NightMetrics, *, is_wide: bool) -> Chart | None:
     if len(rows) < 2:
         return None
     is_daily = night.periods[0].n_days == 1
-    base = alt.Chart(_values(rows)).encode(
+    base = alt.Chart(values_of(rows)).encode(
         x=alt.X("start:T", title=None, scale=alt.Scale(type="utc")).axis(
             tickCount=8 if is_wide else 4,
             format="%-d %b" if is_daily else "%b %Y",
@@ -245,7 +246,7 @@ def over_time(night: NightMetrics, *, is_wide: bool) -> Chart | None:
         for split in dict.fromkeys(r["split"] for r in rows)
     ]
     marks = alt.Chart(
-        _values([{"start": s, "text": r} for s, r in zip(starts, _order(rows), strict=True)])
+        values_of([{"start": s, "text": r} for s, r in zip(starts, _order(rows), strict=True)])
     ).encode(x=alt.X("start:T", scale=alt.Scale(type="utc")))
     rules = marks.mark_rule(color=_MUTED, strokeDash=[2, 3])
     names = marks.mark_text(
@@ -258,7 +259,7 @@ def over_time(night: NightMetrics, *, is_wide: bool) -> Chart | None:
     unit = "day" if is_daily else "week"
     wins = sum(r["value"] > r["control"] for r in rows if r["control"] is not None)
     return Chart(
-        _svg(
+        svg_of(
             chart,
             f"over-time-{'wide' if is_wide else 'narrow'}",
             f"AUC by {unit} over {len(rows)} {unit}s: lowest {lowest['value']:.2f} from "

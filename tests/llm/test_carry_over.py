@@ -18,7 +18,7 @@ from jobs.errors import NotAvailable
 from jobs.files import sha256_file
 from jobs.home import Home
 from jobs.job import Config, Outcome, Run, execute, mark_checked
-from jobs.llm import distil as distil_module
+from jobs.llm import new_texts
 from jobs.llm.distil import DistilConfig, is_of_the_same_version, job, sources
 from tests.tiny_backbone import write_tiny_backbone
 
@@ -62,13 +62,13 @@ def publish(home: Home, day: date, table: pa.Table | None = None) -> int:
 def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts went through the model in each call; the model itself does its work."""
     calls: list[int] = []
-    real = distil_module.distil
+    real = new_texts.distil
 
     def counting(tokens: Any, *arguments: Any, **named: Any) -> np.ndarray:
         calls.append(len(tokens))
         return real(tokens, *arguments, **named)
 
-    monkeypatch.setattr(distil_module, "distil", counting)
+    monkeypatch.setattr(new_texts, "distil", counting)
     return calls
 
 

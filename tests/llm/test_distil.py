@@ -240,7 +240,7 @@ def test_a_broken_state_is_named_by_its_item_and_nothing_is_written(
     weights["model.embed_tokens.weight"][token] = np.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     write_texts(home, {1: "Heat", 6: "😀", 8: "Emma"})
-    with pytest.raises(JobError, match=r"item 6: .*NaN or infinity \(1 of 3 items\)"):
+    with pytest.raises(JobError, match=r"item 6: .*NaN or infinity"):
         run_distil(home, folder)
     assert not home.output(ITEM_SEMANTICS, DAY).exists()
 

@@ -131,6 +131,15 @@ SCHEMAS = {
         "raw": VECTOR,
         "vector": VECTOR,
     },
+    "adapt_curve": {
+        "step": pa.int32(),
+        "tokens": pa.int64(),
+        "seconds": pa.float64(),
+        "learning_rate": pa.float64(),
+        "train_loss": pa.float64(),
+        "valid_auc": pa.float64(),
+        "valid_uauc": pa.float64(),
+    },
     "user_factors": {
         "user_id": pa.int64(),
         "factor": VECTOR,
@@ -162,6 +171,23 @@ SCHEMAS = {
         "model": pa.string(),
         "logit": pa.float32(),
         "probability": pa.float32(),
+    },
+    "llm_scores": {
+        "split": pa.string(),
+        "row": pa.int32(),
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "label": pa.int8(),
+        "logit": pa.float32(),
+        "probability": pa.float32(),
+    },
+    "llm_diagnostics": {
+        "measure": pa.string(),
+        "kind": pa.string(),
+        "first_layer": pa.int16(),
+        "last_layer": pa.int16(),
+        "figure": pa.string(),
+        "value": pa.float64(),
     },
 }
 
@@ -270,6 +296,18 @@ def sound_rows() -> dict[str, Rows]:
             {"item_id": item, "content_key": "a" * 64, "raw": [3.0, 4.0], "vector": [0.6, 0.8]}
             for item in texts
         ],
+        "adapt_curve": [
+            {
+                "step": step,
+                "tokens": 4_000 * step,
+                "seconds": 1.0 + step,
+                "learning_rate": 1e-3,
+                "train_loss": 0.7 if step else None,
+                "valid_auc": 0.5,
+                "valid_uauc": None,
+            }
+            for step in (0, 5, 10)
+        ],
         "user_factors": [
             {"user_id": user, "factor": [0.0, 1.0], "bias": 0.0, "n_events": user}
             for user in (1, 2)
@@ -289,6 +327,27 @@ def sound_rows() -> dict[str, Rows]:
             }
             | score
             for given in split_rows[1:]
+        ],
+        "llm_scores": [
+            {name: given[name] for name in ("split", "row", "user_id", "item_id", "label")}
+            | {"logit": -1.0, "probability": 0.269}
+            for given in split_rows[1:]
+        ],
+        "llm_diagnostics": [
+            dict(
+                zip(
+                    ("measure", "kind", "first_layer", "last_layer", "figure", "value"),
+                    row,
+                    strict=True,
+                )
+            )
+            for row in (
+                ("mass", "sink", 0, 0, "mass", 0.75),
+                ("mass", "title", 0, 0, "mass", 0.25),
+                ("mass", "title", 0, 0, "lift", 2.5),
+                ("lens", "answer", 0, 0, "auc", 0.5),
+                ("knockout", "title", 0, 3, "delta_auc", -0.125),
+            )
         ],
         **sound_features(),
     }
@@ -652,6 +711,13 @@ PLANTED = [
         set_to("item_semantics", 0, vector=[0.6, 0.9]),
         ["vector is not of unit norm"],
     ),
+    ("adapt_curve", without("adapt_curve", 0), ["does not begin before the first step"]),
+    ("adapt_curve", set_to("adapt_curve", 1, tokens=0), ["a step without tokens"]),
+    ("adapt_curve", set_to("adapt_curve", 2, seconds=0.5), ["time runs backwards"]),
+    ("adapt_curve", set_to("adapt_curve", 2, learning_rate=-1.0), ["learning rate below zero"]),
+    ("adapt_curve", set_to("adapt_curve", 2, train_loss=-0.1), ["loss below zero"]),
+    ("adapt_curve", set_to("adapt_curve", 2, train_loss=None), ["a step without a loss"]),
+    ("adapt_curve", set_to("adapt_curve", 1, valid_auc=1.5), ["AUC is not between 0 and 1"]),
     ("user_factors", without("user_factors", 0), ["no factor for this user of train"]),
     ("user_factors", with_copy("user_factors", 0, user_id=7), ["factor of an unknown user"]),
     ("user_factors", set_to("user_factors", 0, n_events=-1), ["count below zero"]),
@@ -696,6 +762,36 @@ PLANTED = [
     ("ctr_scores", set_to("ctr_scores", 0, logit=-1.0), ["logit and probability disagree"]),
     ("ctr_scores", set_to("ctr_scores", 0, version=0), ["version is not positive"]),
     ("ctr_scores", set_to("ctr_scores", 0, version=2), ["scores from more than one version"] * 2),
+    ("llm_scores", with_copy("llm_scores", 0, row=7), ["score of no row"]),
+    ("llm_scores", with_copy("splits", 2, row=1), ["row without a score"]),
+    (
+        "llm_scores",
+        set_to("llm_scores", 0, label=0),
+        ["user, item or label is not that of the row"],
+    ),
+    (
+        "llm_scores",
+        set_to("llm_scores", 1, probability=0.0),
+        ["probability is not between 0 and 1"],
+    ),
+    ("llm_scores", set_to("llm_scores", 0, logit=1.0), ["logit and probability disagree"]),
+    (
+        "llm_diagnostics",
+        set_to("llm_diagnostics", 0, value=0.5),
+        ["attention does not add up to one"] * 2,
+    ),
+    (
+        "llm_diagnostics",
+        set_to("llm_diagnostics", 4, last_layer=-1),
+        ["no such window of layers"],
+    ),
+    ("llm_diagnostics", set_to("llm_diagnostics", 3, value=1.5), ["value is not between 0 and 1"]),
+    (
+        "llm_diagnostics",
+        set_to("llm_diagnostics", 4, value=-1.5),
+        ["value is not between -1 and 1"],
+    ),
+    ("llm_diagnostics", set_to("llm_diagnostics", 2, value=-1.0), ["lift below zero"]),
 ]
 
 
