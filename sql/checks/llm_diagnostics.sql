@@ -38,8 +38,4 @@ select
     violation
 from judged
 where violation is not null
-order by
-    measure,
-    kind,
-    first_layer,
-    figure
+order by measure, kind, first_layer, figure

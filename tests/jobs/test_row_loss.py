@@ -12,6 +12,7 @@ from jobs.datasets import DOMAINS, ITEM_TEXTS, ITEMS
 from jobs.errors import ContractError
 from jobs.home import Home
 from jobs.job import Config, Run, execute, is_checked, mark_checked
+from tests.one_domain import one_domain
 
 LAST = date(2026, 3, 2)
 
@@ -22,29 +23,10 @@ def texts_of(home: Home, day: date, n_items: int) -> None:
     titles = [f"Film {n}" for n in range(n_items)]
     items = pa.table({"item_id": ids, "title": titles, "first_row": ids})
     texts = pa.table({"item_id": ids, "title": titles, "text": [f"Movie: {t}" for t in titles]})
-    domains = {
-        "domain": "d",
-        "item_noun": "Movie",
-        "feedback": "rating",
-        "minimum": 1.0,
-        "maximum": 5.0,
-        "positive_rating": 4.0,
-        "negatives_per_positive": 0,
-        "popularity_power": 0.0,
-        "negatives_seed": 0,
-        "split_protocol": "rolling",
-        "valid_days": 1,
-        "test_days": 1,
-        "max_age_days": None,
-        "max_row_change": None,
-    }
-    types = {"float32": pa.float32(), "int32": pa.int32(), "int64": pa.int64()}
-    assert DOMAINS.columns is not None
-    schema = pa.schema([(n, types.get(t, pa.string())) for n, t in DOMAINS.columns.items()])
 
     def ingest(config: Config, run: Run) -> None:
         run.write(ITEMS, items)
-        run.write(DOMAINS, pa.Table.from_pylist([domains], schema=schema))
+        run.write(DOMAINS, one_domain())
 
     execute("ingest", Config(), day, home, ingest)
     for dataset in (ITEMS, DOMAINS):

@@ -13,6 +13,7 @@ from jobs.datasets import DOMAINS, HISTORIES, ITEM_TEXTS, SPLITS
 from jobs.home import Home
 from jobs.job import Config, Run, mark_checked
 from tests.conftest import DAY
+from tests.one_domain import one_domain
 
 T0 = datetime(2026, 1, 1)
 WORDS = ["Toy", "Story", "The", "Rings", "Lord", "Emma", "Answer", "Yes", "(1995)", "?", "movies"]
@@ -112,19 +113,13 @@ def random_warehouse(seed: int, n_users: int = 4, most: int = 18) -> Warehouse:
 
 def commit(made: Warehouse, home: Home) -> None:
     """What ingest, splits and item_texts leave behind them."""
-    domains = {
-        "domain": ["tiny"],
-        "item_noun": ["Movie"],
-        "positive_rating": pa.array([4.0], pa.float32()),
-        "split_protocol": ["rolling"],
-    }
     texts = {
         "item_id": made.item_ids,
         "title": made.title_list,
         "text": [f"Movie: {title}" for title in made.title_list],
     }
     written = [
-        (DOMAINS, pa.table(domains)),
+        (DOMAINS, one_domain()),
         (SPLITS, made.splits),
         (HISTORIES, made.histories),
         (ITEM_TEXTS, pa.table(texts)),

@@ -13,6 +13,7 @@ from jobs.datasets import BY_NAME, DOMAINS, HISTORIES, ITEM_TEXTS, SPLITS
 from jobs.home import Home
 from jobs.job import Config, Run, mark_checked
 from tests.conftest import DAY
+from tests.one_domain import one_domain
 
 T0 = datetime(2026, 1, 1)
 KINDS = ("Lord", "Emma")  # the first is liked, the second is not
@@ -73,14 +74,7 @@ def tables(
         if row["label"]:
             liked[row["user_id"]].append(row["item_id"])
     return {
-        DOMAINS.name: pa.table(
-            {
-                "domain": ["tastes"],
-                "item_noun": ["Movie"],
-                "positive_rating": pa.array([4.0], pa.float32()),
-                "split_protocol": ["rolling"],
-            }
-        ),
+        DOMAINS.name: one_domain(domain="tastes"),
         SPLITS.name: pa.Table.from_pylist(rows, schema=splits),
         HISTORIES.name: pa.table(
             {

@@ -25,6 +25,7 @@ from jobs.home import Home
 from jobs.job import Config, Outcome, Run, execute, mark_checked
 from jobs.report import report as report_job
 from jobs.score import ctr_scores
+from tests.one_domain import one_domain
 
 N_USERS, N_ITEMS, DIM = 24, 16, 3
 GLOBAL_BIAS = 0.25
@@ -157,24 +158,8 @@ def _ingested(rows: pa.Table, titles: pa.Table) -> list[tuple[Dataset, pa.Table]
         "first_event": pa.array([times["min"].as_py()], pa.timestamp("us")),
         "last_event": pa.array([times["max"].as_py()], pa.timestamp("us")),
     }
-    domains = {
-        "domain": ["tiny"],
-        "item_noun": ["Movie"],
-        "feedback": ["rating"],
-        "minimum": pa.array([1], pa.float32()),
-        "maximum": pa.array([5], pa.float32()),
-        "positive_rating": pa.array([4], pa.float32()),
-        "negatives_per_positive": pa.array([0], pa.int32()),
-        "popularity_power": pa.array([0], pa.float32()),
-        "negatives_seed": pa.array([0], pa.int64()),
-        "split_protocol": ["days"],
-        "valid_days": pa.array([1], pa.int32()),
-        "test_days": pa.array([1], pa.int32()),
-        "max_age_days": pa.array([None], pa.int32()),
-        "max_row_change": pa.array([None], pa.float32()),
-    }
     return [
-        (DOMAINS, pa.table(domains)),
+        (DOMAINS, one_domain(split_protocol="days")),
         (ITEMS, titles),
         (QUARANTINED_EVENTS, pa.table(quarantined)),
         (EVENT_TOTALS, pa.table(totals)),
