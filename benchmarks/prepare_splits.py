@@ -52,10 +52,10 @@ def tidemark(events: Path, output: Path) -> dict[str, Any]:
     from jobs.datasets import HISTORIES, SPLITS
     from jobs.home import Home
     from jobs.job import Run
-    from jobs.prepare.ahead import ahead
+    from jobs.prepare.arrivals.ahead import ahead
     from jobs.prepare.engine import open_engine
-    from jobs.prepare.protocols import PROTOCOLS, Terms
     from jobs.prepare.splits import SplitsConfig, Work, split_tables
+    from jobs.prepare.splitting.protocols import PROTOCOLS, Terms
 
     config, home = SplitsConfig(), Home(output / "home")
     terms = Terms(DAY, 4.0, HELD_OUT_DAYS, HELD_OUT_DAYS)

@@ -16,12 +16,13 @@ from jobs.home import Home
 from jobs.job import EXIT_FAILED
 from jobs.llm.backbone import DEFAULT_BACKBONE
 from jobs.logs import configure_logs
-from jobs.prepare import amazon_book, commands
-from jobs.prepare.last_day import last_day
-from jobs.prepare.mapping import recognise
+from jobs.prepare import amazon_book
+from jobs.prepare.first_look import commands
 from jobs.prepare.sample import FIRST_DAY, write_sample
 from jobs.prepare.sample_marker import MARKER
 from jobs.prepare.sample_truth import N_DAYS
+from jobs.prepare.sources.last_day import last_day
+from jobs.prepare.sources.mapping import recognise
 from jobs.report.summary import print_summary
 
 SAMPLE = "sample"

@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from jobs.errors import JobError, SourceError
 from jobs.files import sha256_file, sync_directory, sync_file
 from jobs.job import EXIT_FAILED
-from jobs.prepare.mapping import AMAZON_REVIEWS
+from jobs.prepare.sources.mapping import AMAZON_REVIEWS
 from jobs.query import connect, sql_text
 
 REVIEWS, METADATA = AMAZON_REVIEWS, "meta_Books.json.gz"
 MARKER = "amazon-book.json"
-_MAPPING = Path(__file__).parent / "mappings" / "amazon-book.yaml"
+_MAPPING = Path(__file__).parent / "sources" / "mappings" / "amazon-book.yaml"
 _REVIEW_FIELDS = ("reviewerID", "asin", "overall", "unixReviewTime")
 _BOOK_FIELDS = ("asin", "title")
 _NO_OBJECT = "no_json_object"  # holds the line that is none, for the quarantine

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.prepare.column_roles import as_number, plain_name, share
+from jobs.prepare.first_look.column_roles import as_number, plain_name, share
+from jobs.prepare.first_look.source_draft import Draft
+from jobs.prepare.first_look.source_look import Column
 from jobs.prepare.mapping_words import scalar
-from jobs.prepare.source_draft import Draft
-from jobs.prepare.source_look import Column
 
 _QUANTITY = re.compile(r"(^|_)(quantity|qty|units|amount|count)$")
 _ORDER = re.compile(r"(^|_)(invoice|order|transaction|receipt|basket)")

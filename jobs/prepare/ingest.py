@@ -17,19 +17,19 @@ from jobs.files import sha256_file
 from jobs.home import Home
 from jobs.job import DEPLOYMENT, Run, main
 from jobs.manifest import Artifact, Manifest
-from jobs.prepare.arrivals import Source, Work, bring_up_to, ledger_of
-from jobs.prepare.bounds import refuse_bad_arrival, refuse_too_many_bad_rows
+from jobs.prepare.arrivals.arrivals import Source, Work, bring_up_to, ledger_of
+from jobs.prepare.arrivals.bounds import refuse_bad_arrival, refuse_too_many_bad_rows
+from jobs.prepare.arrivals.ledger import Ledger
+from jobs.prepare.arrivals.snapshot import Snapshot, Totals
 from jobs.prepare.engine import EngineConfig, open_engine
-from jobs.prepare.ledger import Ledger
-from jobs.prepare.mapping import recognise
-from jobs.prepare.mapping_form import (
+from jobs.prepare.sources.mapping import recognise
+from jobs.prepare.sources.mapping_form import (
     CatalogueFiles,
     ImplicitFeedback,
     Mapping,
     RatingFeedback,
 )
-from jobs.prepare.raw_file import RawFile, catalogue_files, files_of, raw_files
-from jobs.prepare.snapshot import Snapshot, Totals
+from jobs.prepare.sources.raw_file import RawFile, catalogue_files, files_of, raw_files
 
 
 class IngestConfig(EngineConfig):

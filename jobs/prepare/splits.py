@@ -15,17 +15,17 @@ from pydantic import Field
 from jobs.datasets import DOMAINS, HISTORIES, ITEMS, SPLITS
 from jobs.errors import NotAvailable
 from jobs.job import Run, main
-from jobs.prepare.ahead import ahead
-from jobs.prepare.assemble import Tables
+from jobs.prepare.arrivals.ahead import ahead
 from jobs.prepare.engine import Engine, EngineConfig, open_engine
 from jobs.prepare.events import events_as_of
-from jobs.prepare.ids import Ids, numbered
-from jobs.prepare.negatives import Negatives, Popularity
-from jobs.prepare.offsets import SPLITS as SPLIT_NAMES
-from jobs.prepare.offsets import TRAIN
-from jobs.prepare.protocols import Protocol, Terms, protocol_of
-from jobs.prepare.ranges import Range, prepare
-from jobs.prepare.shuffle import SLICE_ROWS, Scan, scan, user_ranges
+from jobs.prepare.splitting.assemble import Tables
+from jobs.prepare.splitting.ids import Ids, numbered
+from jobs.prepare.splitting.negatives import Negatives, Popularity
+from jobs.prepare.splitting.offsets import SPLITS as SPLIT_NAMES
+from jobs.prepare.splitting.offsets import TRAIN
+from jobs.prepare.splitting.protocols import Protocol, Terms, protocol_of
+from jobs.prepare.splitting.ranges import Range, prepare
+from jobs.prepare.splitting.shuffle import SLICE_ROWS, Scan, scan, user_ranges
 from jobs.query import Rows, query
 
 IMPLICIT = "implicit"
@@ -45,7 +45,7 @@ class SplitsConfig(EngineConfig):
 
 @dataclass(frozen=True)
 class Sampling:
-    """Negatives as the domain asks for them; see `jobs.prepare.negatives`."""
+    """Negatives as the domain asks for them; see `jobs.prepare.splitting.negatives`."""
 
     per_positive: int
     popularity_power: float

@@ -1,7 +1,7 @@
 -- Events of 2017 as CoLLM builds Amazon-Book, labelled: users and items with more than 20 ratings
 -- in that year, both counted once, before either is left out; label = 1 if the rating is 5. Train
 -- is January to November; of December, in the order of time, half is valid, the later half test.
--- In no order: the rows stream to jobs/prepare/shuffle.py, which orders them.
+-- In no order: the rows stream to jobs/prepare/splitting/shuffle.py, which orders them.
 -- Grain: one row per event of the window.
 with counted as (
     select

@@ -2,7 +2,7 @@
 -- A month's slot is (year - 2000) * 12 + month - 4 in UTC: train 14 to 23, valid 24 to 28, test
 -- 29 to 33; others are left out. Within a user's second the order (`turn`) is the movie's first
 -- appearance in the source, then the source's row.
--- In no order: the rows stream to jobs/prepare/shuffle.py, which orders them.
+-- In no order: the rows stream to jobs/prepare/splitting/shuffle.py, which orders them.
 -- Grain: one row per event of the window.
 with slotted as (
     select

@@ -2,7 +2,7 @@
 -- `valid_days` before them valid, everything earlier train. Half-open: the day is the future.
 -- Only events from `since` on and before `until`, so that a long time can be read in pieces.
 -- `turn` orders the rows of one user and moment as the source did.
--- In no order: the rows stream to jobs/prepare/shuffle.py, which orders them.
+-- In no order: the rows stream to jobs/prepare/splitting/shuffle.py, which orders them.
 -- Grain: one row per event before `day`.
 select
     user_id,

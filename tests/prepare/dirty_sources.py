@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import SourceError
-from jobs.prepare.mapping import Mapping, recognise
-from jobs.prepare.parse import parse_file
-from jobs.prepare.readers import raw_files
+from jobs.prepare.sources.mapping import Mapping, recognise
+from jobs.prepare.sources.parse import parse_file
+from jobs.prepare.sources.readers import raw_files
 
 DAY = date(2026, 3, 1)
 FORMATS = ("csv", "parquet", "duckdb")

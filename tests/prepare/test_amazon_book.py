@@ -17,7 +17,7 @@ import pytest
 from jobs.datasets import DOMAINS, HISTORIES, ITEMS, QUARANTINED_EVENTS, SPLITS
 from jobs.errors import SourceError
 from jobs.prepare.amazon_book import METADATA, REVIEWS, write_amazon_book
-from jobs.prepare.mapping import recognise
+from jobs.prepare.sources.mapping import recognise
 from tests.prepare.conftest import Night
 
 Nights = Callable[..., Night]

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.catalogue import read_appearances, read_catalogue
-from jobs.prepare.mapping import recognise
-from jobs.prepare.parse import parse_file
-from jobs.prepare.readers import raw_files
+from jobs.prepare.sources.catalogue import read_appearances, read_catalogue
+from jobs.prepare.sources.mapping import recognise
+from jobs.prepare.sources.parse import parse_file
+from jobs.prepare.sources.readers import raw_files
 from tests.conftest import DAY
 
 PARQUET_RATINGS = "ratings_since_2000-12.parquet"

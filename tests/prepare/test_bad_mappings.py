@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.mapping import load_mapping
+from jobs.prepare.sources.mapping import load_mapping
 
 GOOD = """\
 domain: games

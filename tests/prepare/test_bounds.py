@@ -11,10 +11,10 @@ import pytest
 
 from jobs.errors import SourceError
 from jobs.home import Home
-from jobs.prepare.bounds import refuse_bad_arrival
-from jobs.prepare.intake import Intake
-from jobs.prepare.ledger import ALWAYS, Arrival, Ledger, Record
-from jobs.prepare.mapping_form import Quarantine
+from jobs.prepare.arrivals.bounds import refuse_bad_arrival
+from jobs.prepare.arrivals.intake import Intake
+from jobs.prepare.arrivals.ledger import ALWAYS, Arrival, Ledger, Record
+from jobs.prepare.sources.mapping_form import Quarantine
 
 D1, D2 = date(2026, 1, 1), date(2026, 1, 2)
 

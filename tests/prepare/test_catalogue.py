@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.catalogue import read_appearances, read_catalogue
-from jobs.prepare.last_day import last_day
-from jobs.prepare.mapping import Mapping, recognise
+from jobs.prepare.sources.catalogue import read_appearances, read_catalogue
+from jobs.prepare.sources.last_day import last_day
+from jobs.prepare.sources.mapping import Mapping, recognise
 
 DAY = date(2026, 1, 10)
 GOOD = "item,title\n" + "".join(f"{n},Item {n}\n" for n in range(1, 6))

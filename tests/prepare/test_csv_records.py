@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import SourceError
-from jobs.prepare import csv_lines, csv_records
-from jobs.prepare.csv_records import csv_batches
-from jobs.prepare.raw_file import RawBytes, RawFile
-from jobs.prepare.source_form import CsvForm
+from jobs.prepare.sources import csv_lines, csv_records
+from jobs.prepare.sources.csv_records import csv_batches
+from jobs.prepare.sources.raw_file import RawBytes, RawFile
+from jobs.prepare.sources.source_form import CsvForm
 
 Row = tuple[int, str | None, list[str | None]]
 

@@ -13,7 +13,7 @@ from distributed import LocalCluster
 
 from jobs.errors import JobError, NotAvailable
 from jobs.job import Config
-from jobs.prepare.ahead import ahead
+from jobs.prepare.arrivals.ahead import ahead
 from jobs.prepare.engine import EngineConfig, open_engine
 from jobs.query import Limits
 

@@ -14,11 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.column_roles import is_whole_number_id, label_sides, name_score, time_form
-from jobs.prepare.first_mapping_file import refuse_built_in, write_first_mapping
-from jobs.prepare.mapping import Mapping, json_schema, load_mapping
-from jobs.prepare.source_draft import Guess
-from jobs.prepare.source_look import Column, tables_at
+from jobs.prepare.first_look.column_roles import (
+    is_whole_number_id,
+    label_sides,
+    name_score,
+    time_form,
+)
+from jobs.prepare.first_look.first_mapping_file import refuse_built_in, write_first_mapping
+from jobs.prepare.first_look.source_draft import Guess
+from jobs.prepare.first_look.source_look import Column, tables_at
+from jobs.prepare.sources.mapping import Mapping, json_schema, load_mapping
 
 ONLINE_RETAIL = Path("../shared/data/online-retail")
 

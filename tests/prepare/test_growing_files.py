@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from jobs.datasets import ARRIVALS, EVENT_TOTALS, QUARANTINED_EVENTS
 from jobs.errors import SourceError
-from jobs.prepare.releases import AcceptedRow, Release, raw_sha256, save_release
+from jobs.prepare.arrivals.releases import AcceptedRow, Release, raw_sha256, save_release
 from tests.prepare.conftest import Night
 from tests.prepare.growing_shop import DAYS, HEADER, ratings, reasons
 

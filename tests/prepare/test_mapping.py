@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.mapping import Mapping, load_mapping, recognise
-from jobs.prepare.mapping_form import LabelFeedback, RatingFeedback, TitlesFromEvents
+from jobs.prepare.sources.mapping import Mapping, load_mapping, recognise
+from jobs.prepare.sources.mapping_form import LabelFeedback, RatingFeedback, TitlesFromEvents
 
 YAML = """\
 domain: online-retail

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.prepare.negatives import Negatives, Popularity, sampled
-from jobs.prepare.shuffle import COLUMNS, Columns
+from jobs.prepare.splitting.negatives import Negatives, Popularity, sampled
+from jobs.prepare.splitting.shuffle import COLUMNS, Columns
 
 LATE = 1_000
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.prepare.offsets import SPLITS, history_ends, leave_last_out
-from jobs.prepare.order import (
+from jobs.prepare.splitting.offsets import SPLITS, history_ends, leave_last_out
+from jobs.prepare.splitting.order import (
     distinct,
     is_ascending,
     lexicographic_order,

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.mapping import Mapping
-from jobs.prepare.parse import parse_events, parsed_schema
-from jobs.prepare.raw_file import RawFile
+from jobs.prepare.sources.mapping import Mapping
+from jobs.prepare.sources.parse import parse_events, parsed_schema
+from jobs.prepare.sources.raw_file import RawFile
 
 NOON = datetime(2026, 1, 5, 12)
 RATING = {"kind": "rating", "minimum": 1, "maximum": 5, "positive_from": 4}

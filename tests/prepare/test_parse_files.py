@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.prepare.mapping import Mapping, recognise
-from jobs.prepare.parse import Parser, parse_file
-from jobs.prepare.readers import event_batches, raw_files
+from jobs.prepare.sources.mapping import Mapping, recognise
+from jobs.prepare.sources.parse import Parser, parse_file
+from jobs.prepare.sources.readers import event_batches, raw_files
 
 DAY = date(2026, 2, 1)
 NOON = datetime(2026, 1, 5, 12)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from jobs.datasets import EVENTS, QUARANTINED_EVENTS
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.prepare.commands_quarantine import app
+from jobs.prepare.arrivals.commands_quarantine import app
 from tests.prepare.conftest import Night
 
 Nights = Callable[..., Night]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.mapping import Mapping
-from jobs.prepare.raw_file import RawFile, catalogue_files, files_of, opened, raw_files
+from jobs.prepare.sources.mapping import Mapping
+from jobs.prepare.sources.raw_file import RawFile, catalogue_files, files_of, opened, raw_files
 
 DAY = date(2026, 1, 10)
 

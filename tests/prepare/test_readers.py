@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import SourceError
-from jobs.prepare.mapping import Mapping
-from jobs.prepare.raw_file import raw_files
-from jobs.prepare.readers import event_batches, raw_rows
+from jobs.prepare.sources.mapping import Mapping
+from jobs.prepare.sources.raw_file import raw_files
+from jobs.prepare.sources.readers import event_batches, raw_rows
 
 DAY = date(2026, 1, 10)
 COLUMNS = {"user_id": "user", "item_id": "item", "at": "at"}

@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs.cli import first_day_after, made_ready
 from jobs.errors import SourceError
 from jobs.home import Home
-from jobs.prepare.mapping import recognise
+from jobs.prepare.sources.mapping import recognise
 from tests.conftest import ROOT
 from tests.prepare.test_amazon_book import book, dump, review
 

@@ -21,10 +21,11 @@ from jobs.check import violations
 from jobs.datasets import HISTORIES, SPLITS, Dataset
 from jobs.home import Home
 from jobs.job import Run
-from jobs.prepare import shuffle, splits
+from jobs.prepare import splits
 from jobs.prepare.engine import Engine, EngineConfig, open_engine
-from jobs.prepare.protocols import PROTOCOLS, Terms
 from jobs.prepare.splits import Sampling, Work, split_tables
+from jobs.prepare.splitting import shuffle
+from jobs.prepare.splitting.protocols import PROTOCOLS, Terms
 from jobs.query import Rows, query
 
 DAY = date(2026, 3, 2)

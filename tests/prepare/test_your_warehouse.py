@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from jobs.datasets import EVENT_TOTALS, SPLITS
 from jobs.home import Home
-from jobs.prepare.commands import app
-from jobs.prepare.mapping import load_mapping
-from jobs.prepare.mapping_check import forecast
-from jobs.prepare.mapping_form import Mapping
+from jobs.prepare.first_look.commands import app
+from jobs.prepare.first_look.mapping_check import forecast
+from jobs.prepare.sources.mapping import load_mapping
+from jobs.prepare.sources.mapping_form import Mapping
 from tests.prepare.conftest import Night
 
 PAGE = Path("docs/your-warehouse.md").read_text()

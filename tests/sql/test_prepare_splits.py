@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.prepare.offsets import SPLITS
+from jobs.prepare.splitting.offsets import SPLITS
 from jobs.query import query
 
 DAY = date(2026, 3, 2)
