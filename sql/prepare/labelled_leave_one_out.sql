@@ -1,5 +1,6 @@
 -- Events before `day`, labelled. Splits follow from each user's own order (leave_last_out in
--- jobs/prepare/splitting/offsets.py): the last positive is test, the one before it valid; 1 stands for train.
+-- jobs/prepare/splitting/offsets.py): the last positive is test, the one before it valid; 1 stands
+-- for train.
 -- Only events from `since` on and before `until`, so that a long time can be read in pieces.
 -- `turn` orders the rows of one user and moment as the source did.
 -- In no order: the rows stream to jobs/prepare/splitting/shuffle.py, which orders them.
