@@ -137,22 +137,31 @@ def split_on_dask(tonight: Night) -> dict[str, str]:
     return tonight.sha256("splits")
 
 
-def test_dask_writes_the_samples_splits_to_the_byte(sample: Path, night: Nights) -> None:
+def ingest_on_dask(source: Path, tonight: Night, night: Nights) -> dict[str, str]:
+    """Bytes of the tables when another home ingests the same source, on two processes."""
+    other = night(tonight.day, "on-dask")
+    other.ingest(source, engine="dask")
+    return other.sha256("ingest")
+
+
+def test_dask_writes_the_samples_tables_to_the_byte(sample: Path, night: Nights) -> None:
     tonight = night(DAY)
     tonight.ingest(sample)
+    assert tonight.sha256("ingest") == ingest_on_dask(sample, tonight, night)
     tonight.split()
     assert tonight.sha256("splits") == split_on_dask(tonight)
 
 
-def test_dask_writes_the_published_split_to_the_byte(ml_1m: Path, night: Nights) -> None:
+def test_dask_writes_movielens_tables_to_the_byte(ml_1m: Path, night: Nights) -> None:
     tonight = night(AFTER_ARCHIVE)
     tonight.ingest(ml_1m)
+    assert tonight.sha256("ingest") == ingest_on_dask(ml_1m, tonight, night)
     tonight.split()
     assert tonight.sha256("splits") == split_on_dask(tonight)
 
 
 @pytest.mark.slow
-def test_dask_writes_online_retails_splits_to_the_byte(tmp_path: Path, night: Nights) -> None:
+def test_dask_writes_online_retails_tables_to_the_byte(tmp_path: Path, night: Nights) -> None:
     """String ids, sampled negatives, minutes with dozens of rows: three quarters of a million."""
     folder = DATA / "online-retail"
     if not folder.is_dir():
@@ -162,6 +171,7 @@ def test_dask_writes_online_retails_splits_to_the_byte(tmp_path: Path, night: Ni
     here.write_text(f"{mapping.read_text(encoding='utf-8')}root: {folder}\n", encoding="utf-8")
     tonight = night(date(2011, 12, 10))
     tonight.ingest(here)
+    assert tonight.sha256("ingest") == ingest_on_dask(here, tonight, night)
     metrics = tonight.split().metrics
     assert metrics["negatives_missing"] < 100
     assert metrics["rows: train"] > 1_000_000
