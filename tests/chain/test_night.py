@@ -36,7 +36,7 @@ def test_a_night_prints_the_version_the_metrics_and_the_report(night: Night) -> 
 
 
 def test_every_dataset_is_there_with_its_manifest(night: Night) -> None:
-    for dataset in ALL:
+    for dataset in (each for each in ALL if each.producer in NIGHTLY):
         manifest = load_manifest(night.home, dataset.producer, DAY)
         assert manifest is not None
         artifact = manifest.output(dataset.name)
