@@ -24,5 +24,6 @@ def configure_logs(*, quiet: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.WARNING if quiet else logging.INFO
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # The stream of the moment: whoever replaced it for a while has closed theirs.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

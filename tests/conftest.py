@@ -12,13 +12,23 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from collections.abc import Iterator
+
 import pytest
+import structlog
 
 from jobs.home import Home
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 DAY = date(2026, 3, 2)
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """Logs that a command in this process set up are not those of the next test."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

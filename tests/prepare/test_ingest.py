@@ -179,7 +179,7 @@ def test_too_many_bad_rows_stop_the_run_and_leave_nothing(sample: Path, night: N
         (
             "items/2026-01-01.csv",
             b"item_id,title\n1,A,B\n",
-            "line 2: expected item_id,title, found '1,A,B'",
+            "line 2: wrong number of fields in '1,A,B'",
         ),
         (
             "items/2026-01-01.csv",
