@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from jobs.command_line import parse
 from jobs.datasets import ADAPT_CURVE
@@ -106,6 +108,7 @@ def score(phase: tuple[str, str, str], words: list[str], home: Home) -> None:
 
     from jobs.llm.adapt import AdaptConfig, prepare
     from jobs.llm.adapters import find_adapter
+    from jobs.llm.backbone import resolve
     from jobs.llm.lora import assign
     from jobs.llm.processes import connected, from_environment
     from jobs.progress import progress
@@ -115,6 +118,7 @@ def score(phase: tuple[str, str, str], words: list[str], home: Home) -> None:
     config = parse("adapt", AdaptConfig, words).config
     processes = from_environment()
     run = Run("adapt", DAY, config, home)
+    resolve(config.model, home.cache)  # converts before there is a group of processes
     with connected(processes, torch.device("cpu")):
         prepared = prepare(config, run, processes)
         if system == "adapted":
@@ -137,7 +141,23 @@ def score(phase: tuple[str, str, str], words: list[str], home: Home) -> None:
             "tokens_per_s": n_tokens / seconds,
         }
         if processes.is_first:
+            keep_scores(
+                kept(home, phase).with_suffix(".parquet"), split, rows.numbers[at], logits[at]
+            )
             write_atomically(kept(home, phase), json.dumps(found))
+
+
+def keep_scores(path: Path, split: str, rows: NDArray[np.int64], logits: NDArray[Any]) -> None:
+    """Logits by row, for the bench: other systems are compared with them on the same rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "split": pa.repeat(split, len(rows)),
+            "row": rows.astype(np.int32),
+            "logit": logits.astype(np.float32),
+        }
+    )
+    pq.write_table(table.sort_by("row"), path)
 
 
 # -- the whole -----------------------------------------------------------------------------------

@@ -104,6 +104,10 @@ def _write_safetensors(gguf: Path, folder: Path) -> None:
         )
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    if not (folder / "config.json").is_file():
+        raise RuntimeError(
+            "transformers writes on the first process of a group alone; convert before the group"
+        )
 
 
 def is_gguf(path: Path) -> bool:
