@@ -55,14 +55,27 @@ class Factors:
         tables = (self.user_factors, self.user_biases, self.item_factors, self.item_biases)
         return math.isfinite(self.global_bias) and all(np.isfinite(t).all() for t in tables)
 
-    def logits(self, users: Ints, items: Ints) -> Floats:
-        """(n,) logits of (user, item) rows; a user who is UNKNOWN has factor and bias zero."""
+    def logits(self, users: Ints, items: Ints, unknown: Floats | None = None) -> Floats:
+        """(n,) logits of (user, item) rows.
+
+        Args:
+            users: (n,) rows of the user table, or UNKNOWN.
+            items: (n,) rows of the item table.
+            unknown: (n, d) factors to give to the rows whose user is UNKNOWN, as
+                `visible.HistoryTaste.factors` makes them; without it such a user has the factor
+                zero. The bias is zero in any case.
+        """
         is_known = users != UNKNOWN
         rows = np.where(is_known, users, 0)
         personal = self.user_biases[rows] + np.einsum(
             "nd,nd->n", self.user_factors[rows], self.item_factors[items]
         )
-        return self.global_bias + self.item_biases[items] + np.where(is_known, personal, 0)
+        if unknown is None:
+            personal = np.where(is_known, personal, 0)
+        else:
+            taste = np.einsum("nd,nd->n", unknown, self.item_factors[items])
+            personal = np.where(is_known, personal, taste)
+        return self.global_bias + self.item_biases[items] + personal
 
 
 def log_odds(labels: Floats) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -17,6 +18,12 @@ class Table(Protocol):
 
     def step(self, rows: Tensor, gradient: Tensor) -> None:
         """Move `rows` (b,), distinct, along `gradient` (b, d)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next step depends on, the weights included; not copied."""
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
 
 
 class RowAdam:
@@ -37,7 +44,7 @@ class RowAdam:
         self._learning_rate = learning_rate
         self._mean = torch.zeros_like(weights)
         self._square = torch.zeros_like(weights)
-        self._n_steps = torch.zeros(len(weights), 1)
+        self._n_steps = torch.zeros(len(weights), 1, device=weights.device)
 
     def step(self, rows: Tensor, gradient: Tensor) -> None:
         """Move `rows` (b,), distinct, along `gradient` (b, d)."""
@@ -48,6 +55,20 @@ class RowAdam:
         change = mean / (1 - _BETA1**n_steps) / scale
         self._n_steps[rows], self._mean[rows], self._square[rows] = n_steps, mean, square
         self.weights.index_add_(0, rows, change, alpha=-self._learning_rate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, both moments and the step counts; not copied."""
+        return {
+            "weights": self.weights,
+            "mean": self._mean,
+            "square": self._square,
+            "n_steps": self._n_steps,
+        }
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        for name, mine in self.state().items():
+            mine.copy_(state[name])
 
 
 class DenseAdam:
@@ -65,3 +86,17 @@ class DenseAdam:
         """Move the whole table, with `gradient` (b, d) at `rows` (b,) and zero elsewhere."""
         self.weights.grad = torch.zeros_like(self.weights).index_copy_(0, rows, gradient)
         self._optimizer.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and what torch's Adam keeps of them; not copied."""
+        kept = self._optimizer.state_dict()["state"].get(0, {})
+        return {"weights": self.weights, **kept}
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        with torch.no_grad():
+            self.weights.copy_(state["weights"])
+        kept = {name: value.clone() for name, value in state.items() if name != "weights"}
+        if kept:
+            whole = self._optimizer.state_dict()
+            self._optimizer.load_state_dict({**whole, "state": {0: kept}})

@@ -28,6 +28,7 @@ from jobs.prepare.sources.mapping_form import (
     ImplicitFeedback,
     Mapping,
     RatingFeedback,
+    SplitProtocol,
 )
 from jobs.prepare.sources.raw_file import RawFile, catalogue_files, files_of, raw_files
 
@@ -45,6 +46,9 @@ class IngestConfig(EngineConfig):
         ge=0,
         le=1,
         description="more bad rows than this share stop the run; by default what the mapping says",
+    )
+    split_protocol: SplitProtocol | None = Field(
+        None, description="how events are divided; by default what the mapping says"
     )
     restate: bool = Field(
         False,
@@ -66,6 +70,9 @@ def source_of(config: IngestConfig) -> Source:
     if config.max_quarantined_share is not None:
         bounds = mapping.quarantine.model_copy(update={"max_share": config.max_quarantined_share})
         mapping = mapping.model_copy(update={"quarantine": bounds})
+    if config.split_protocol is not None:
+        split = mapping.split.model_copy(update={"protocol": config.split_protocol})
+        mapping = mapping.model_copy(update={"split": split})
     return Source(mapping, root)
 
 

@@ -39,7 +39,10 @@ class SplitsConfig(EngineConfig):
         None, ge=1, description="days before the test window; the domain's own by default"
     )
     test_days: int | None = Field(
-        None, ge=1, description="days before the as-of day; the domain's own by default"
+        None,
+        ge=0,
+        description="days before the as-of day, the domain's own by default; 0: train and valid "
+        "reach up to midnight",
     )
 
 
@@ -173,7 +176,7 @@ def _terms(domain: Mapping[str, Any], config: SplitsConfig, day: date) -> Terms:
         day=day,
         positive_rating=domain["positive_rating"],
         valid_days=config.valid_days or domain["valid_days"],
-        test_days=config.test_days or domain["test_days"],
+        test_days=domain["test_days"] if config.test_days is None else config.test_days,
     )
 
 

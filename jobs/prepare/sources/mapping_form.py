@@ -164,12 +164,13 @@ Items: TypeAlias = Annotated[
 # -- the rest --------------------------------------------------------------------------------------
 
 
+SplitProtocol = Literal["rolling", "leave-one-out", "published-ml-1m", "published-amazon-book"]
+
+
 class Split(Part):
     """How events are divided into train, valid and test."""
 
-    protocol: Literal["rolling", "leave-one-out", "published-ml-1m", "published-amazon-book"] = (
-        "rolling"
-    )
+    protocol: SplitProtocol = "rolling"
     valid_days: Annotated[Count, Field(ge=1)] = 10
     test_days: Annotated[Count, Field(ge=1)] = 10
 
