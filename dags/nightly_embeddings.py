@@ -85,6 +85,11 @@ def nightly_embeddings() -> None:
     def check(producer: str) -> Any:
         return run.override(task_id=f"check_{producer}")("check", {"producer": producer})
 
+    previous = step("previous")
+
+    def step_after_last_night(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
+        return run_after_last_night.override(task_id=job, pool=pool)(job, flags, previous)
+
     published = step("publish")
     scores = run_on_version.override(task_id="score", pool="gpu")("score", published)
     page = run_on_version.override(task_id="report")("report", published)
@@ -94,10 +99,12 @@ def nightly_embeddings() -> None:
     splits >> step("features") >> check("features")
     texts = prepared >> step("item_texts") >> check("item_texts")
     model = "{{ params.model }}"
-    distil = run_after_last_night.override(task_id="distil", pool="gpu")
-    distilled = distil("distil", {"model": model}, step("previous"))
+    distilled = step_after_last_night("distil", model=model, pool="gpu")
     semantics = texts >> distilled >> check("distil")
-    factors = [splits, semantics] >> step("align", pool="gpu") >> check("align")
+    codes = [splits, semantics] >> step_after_last_night("codebook") >> check("codebook")
+    profiles = codes >> step("user_profiles") >> check("user_profiles")
+    aligned = step_after_last_night("align", pool="gpu")
+    factors = profiles >> aligned >> check("align")
     factors >> step("project", model=model, pool="gpu") >> check("project") >> published
     published >> check("publish") >> [scores, announce(published)]
     scores >> check("score") >> page

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.launch import NIGHTLY, arguments
+from jobs.launch import AFTER_LAST_NIGHT, NIGHTLY, arguments
 
 DAG = "nightly_embeddings"
 _STARTING = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
@@ -63,13 +63,15 @@ def run_chain(
         "distil": {"model": model},
         "project": {"model": model},
     }
+    previous: dict[str, Any] = {}
     for number, job in enumerate(NIGHTLY, start=1):
         console.print(f"[bold]{number}/{len(NIGHTLY)} {job}[/]")
         started = time.monotonic()
-        if job == "distil":
-            previous = _run_job(arguments("previous", day=day), home)
-            flags["distil"]["previous_version"] = previous["version"]
-        words = arguments(job, **flags.get(job, {}), force=force or None, day=day)
+        given = flags.get(job, {})
+        if job in AFTER_LAST_NIGHT:
+            previous = previous or _run_job(arguments("previous", day=day), home)
+            given = {**given, "previous_version": previous["version"]}
+        words = arguments(job, **given, force=force or None, day=day)
         said = _run_job(words, home)
         _run_job(arguments("check", producer=job, day=day), home)
         if job == "publish":

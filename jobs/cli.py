@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from jobs.bench import commands as bench_commands
 from jobs.chain import run_chain, run_through_airflow
 from jobs.errors import JobError
 from jobs.home import Home
@@ -34,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(commands.app)
+app.add_typer(bench_commands.app)
 Source = Annotated[
     str,
     typer.Option(
@@ -74,6 +76,83 @@ def run(
     else:
         run_chain(as_of, home, console, source=str(path), model=model, force=force)
     print_summary(home, as_of, Console())
+
+
+@app.command(
+    epilog="Example: tidemark backtest --source ml-1m.zip --from 2002-09-01 --to 2002-09-30"
+)
+def backtest(
+    first: Annotated[
+        datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day that is scored.")
+    ],
+    last: Annotated[
+        datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day that is scored.")
+    ],
+    source: Source = SAMPLE,
+    refit_every: Annotated[int, typer.Option(min=1, help="Days from one night to the next.")] = 1,
+    valid_days: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Days before a midnight that choose the epochs; by default the source's."
+        ),
+    ] = None,
+    warm_start: Annotated[
+        bool, typer.Option(help="Begin each fit at the version before, and refit nothing.")
+    ] = False,
+    known_by: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            help="Labels as known on this day; by default the one after the source's last.",
+        ),
+    ] = None,
+    model: Model = DEFAULT_BACKBONE,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="A system of the bench to fit every night as a control: lightgbm."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of a job's config to try: align.max_epochs=5."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--home", help="Its own folder; by default one below backtests/ of the home."),
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option(help="Pass over a night that fails; the version before serves on.")
+    ] = False,
+) -> None:
+    """Replay the nights of a period: score each day with the version of the night before.
+
+    Jobs run in a folder of their own; no table, version or alias of the home is touched. A call
+    that was killed, or stopped at a night that failed, goes on there when it is given again.
+    """
+    # charts and the store: seconds to import
+    from jobs.bench.backtest import replay, summary
+    from jobs.bench.backtest.plan import settings_of
+
+    configure_logs(quiet=True)  # each night is a line of its own; what its jobs say is in a file
+    home, console = Home.from_environment(), Console(stderr=True)
+    path = made_ready(source, home, console)
+    plan, where = replay.planned(
+        home,
+        folder,
+        lambda: first_day_after(path),
+        source=str(path),
+        domain=recognise(path)[0].domain,
+        first=first.date(),
+        last=last.date(),
+        known_by=known_by.date() if known_by else None,
+        model=model,
+        refit_every=refit_every,
+        valid_days=valid_days,
+        warm_start=warm_start,
+        beside=replay.known_systems(beside or []),
+        settings=settings_of(settings or []),
+    )
+    figures = replay.backtest(plan, where, home, console, keep_going=keep_going)
+    summary.print_backtest(figures, where, Console())
 
 
 def made_ready(source: str, home: Home, console: Console) -> Path:

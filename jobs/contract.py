@@ -28,8 +28,8 @@ _IDS = (pa.int64(), pa.string())
 def _fits(declared: str, actual: pa.DataType) -> bool:
     if declared == "id":
         return actual in _IDS
-    if declared == "list<id>":
-        return pa.types.is_list(actual) and actual.value_type in _IDS
+    if declared.startswith("list<"):
+        return pa.types.is_list(actual) and _fits(declared[5:-1], actual.value_type)
     if declared == "vector":
         return pa.types.is_fixed_size_list(actual) and actual.value_type == pa.float32()
     return actual == _TYPES[declared]

@@ -248,6 +248,62 @@ ITEM_SEMANTICS = Dataset(
     key=("item_id",),
     max_row_loss=0.5,
 )
+ITEM_CODES = Dataset(
+    "item_codes",
+    producer="codebook",
+    columns={"item_id": "id", "codes": "list<int16>"},  # one a level; n_codes in the metadata
+    key=("item_id",),
+    max_row_loss=0.5,
+)
+CODEBOOK = Dataset(
+    "codebook",
+    producer="codebook",
+    columns={
+        "level": "int16",  # from 0; a level's codes stand for what those before it leave
+        "code": "int16",
+        "centroid": "vector",  # in the principal space of CODEBOOK_SPACE
+        "lifted": "vector",  # in the space of item_semantics.vector, not of unit norm
+        "n_items": "int32",
+        "top_titles": "list<string>",  # nearest to the centroid, nearest first
+    },
+    key=("level", "code"),
+)
+CODEBOOK_SPACE = Dataset("codebook_space", producer="codebook", format=Format.SAFETENSORS)
+ITEM_LABELS = Dataset(
+    "item_labels",
+    producer="labels",
+    columns={"item_id": "id", "codes": "list<int16>"},  # codes of LABEL_CODEBOOK, one a level
+    key=("item_id",),
+)
+LABEL_CODEBOOK = Dataset(
+    "label_codebook",
+    producer="labels",
+    columns={
+        "level": "int16",  # of the vocabulary
+        "code": "int16",
+        "vocabulary": "string",  # style, emotion, theme
+        "label": "string",
+        "lifted": "vector",  # the label in the space of item_semantics.vector, of unit norm
+        "n_items": "int32",
+        "top_titles": "list<string>",  # that it fits best, the best first
+    },
+    key=("level", "code"),
+)
+USER_PROFILES = Dataset(
+    "user_profiles",
+    producer="user_profiles",
+    columns={
+        "protocol": "string",  # paper: train rows only; nightly: all that the night knew
+        "user_id": "id",
+        "kind": "string",  # what an event votes for: codes, labels or content
+        "profile": "vector",  # shares of codes, level after level; see the schema's metadata
+        "likes": "vector",  # decayed sums behind it
+        "dislikes": "vector",
+        "n_events": "int32",
+    },
+    key=("protocol", "user_id"),
+    max_row_loss=0.5,
+)
 ADAPTER = Dataset("adapter", producer="adapt", format=Format.SAFETENSORS)  # LoRA weights
 ADAPTER_CONFIG = Dataset("adapter_config", producer="adapt", format=Format.JSON)
 ADAPT_CURVE = Dataset(
@@ -367,6 +423,12 @@ ALL = (
     USER_FEATURES,
     ITEM_TEXTS,
     ITEM_SEMANTICS,
+    ITEM_CODES,
+    CODEBOOK,
+    CODEBOOK_SPACE,
+    ITEM_LABELS,
+    LABEL_CODEBOOK,
+    USER_PROFILES,
     ADAPTER,
     ADAPTER_CONFIG,
     ADAPT_CURVE,

@@ -15,6 +15,9 @@ MODULES = {
     "llm_scores": "jobs.llm.llm_scores",
     "diagnostics": "jobs.llm.diagnostics",
     "distil": "jobs.llm.distil",
+    "codebook": "jobs.codebook.codebook",
+    "labels": "jobs.llm.labels",
+    "user_profiles": "jobs.codebook.user_profiles",
     "align": "jobs.collab.align",
     "project": "jobs.tokens.project",
     "publish": "jobs.publish",
@@ -32,15 +35,19 @@ NIGHTLY = (
     "features",
     "item_texts",
     "distil",
+    "codebook",
+    "user_profiles",
     "align",
     "project",
     "publish",
     "score",
     "report",
 )
+# These start from the version of the night before: their --previous-version.
+AFTER_LAST_NIGHT = ("distil", "codebook", "align")
 
-# Run when somebody asks for them: they cost GPU hours, and no night needs them.
-ON_DEMAND = ("adapt", "llm_scores", "diagnostics")
+# Run when somebody asks for them: no night needs them.
+ON_DEMAND = ("adapt", "llm_scores", "diagnostics", "labels")
 
 
 def arguments(job: str, **flags: object) -> list[str]:

@@ -28,6 +28,7 @@ from embedding_store.manifest import GateEntry
 from embedding_store.review import Review
 from embedding_store.search import SearchableVersion
 from jobs.datasets import (
+    ITEM_CODES,
     ITEM_FACTORS,
     ITEM_SEMANTICS,
     ITEM_TOKENS,
@@ -41,7 +42,7 @@ from jobs.datasets import (
 )
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Run, main
+from jobs.job import Config, Run, load_manifest, main
 from jobs.manifest import Manifest, code_version
 from jobs.score.ctr_gate import click_through_gates, last_labelled_rows
 
@@ -54,6 +55,8 @@ PUBLISHED: tuple[tuple[Dataset, str | None], ...] = (
     (USER_TOKENS, "tokens"),
     (ITEM_TOKENS, "tokens"),
 )
+# Tables of jobs that a night may do without. The next night's codes take their numbers from these.
+IF_MADE: tuple[Dataset, ...] = (ITEM_CODES,)
 
 
 PROJECTOR_FILE = "projectors.safetensors"
@@ -208,12 +211,18 @@ def _token_recipe(factors: Dataset, tokens: Dataset, rows: pa.Table) -> dict[str
     }
 
 
+def _tables(run: Run) -> dict[str, TableSpec]:
+    """What the version will hold."""
+    made = [(each, None) for each in IF_MADE if load_manifest(run.home, each.producer, run.day)]
+    return {
+        dataset.name: TableSpec(run.read(dataset), key=dataset.key[0], vector=vector)
+        for dataset, vector in (*PUBLISHED, *made)
+    }
+
+
 def job(config: PublishConfig, run: Run) -> None:
     """Publish every table of the night with the index of the items, then move the alias."""
-    tables = {
-        dataset.name: TableSpec(run.read(dataset), key=dataset.key[0], vector=vector)
-        for dataset, vector in PUBLISHED
-    }
+    tables = _tables(run)
     splits, projectors = run.read(SPLITS), run.locate(PROJECTORS)
     global_bias = run.read_tensors(PROJECTORS)["global_bias"]
     semantics = tables[ITEM_SEMANTICS.name].rows

@@ -1,6 +1,9 @@
-"""How far the collaborative space and the LLM's space agree about items."""
+"""How far the collaborative space and the LLM's space agree about items, or about users."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +14,54 @@ from jobs.collab.factors import Floats, Ints
 N_NEIGHBOURS = 10
 _QUERIES = 2_000  # items whose neighbours are looked up, evenly spaced, in a larger catalogue
 _CHUNK = 256  # queries compared with the whole catalogue at once
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the two spaces agree about one side; None where there is nothing to compare.
+
+    Attributes:
+        cosine: mean cosine of a projected factor with its target.
+        overlap: share of a row's 10 nearest rows, by cosine of factors, that are also among the
+            10 nearest by target.
+        overlap_unseen: the same over rows without train events.
+    """
+
+    cosine: float
+    overlap: float | None
+    overlap_unseen: float | None
+
+
+def agreement_of(
+    factors: Floats, project: Callable[[Floats], Floats], targets: Floats, unseen: Ints
+) -> Agreement:
+    """The agreement of one side.
+
+    Args:
+        factors: (n, d) of items, or of users.
+        project: (n, d) to (n, d_llm), as `Projector.project`.
+        targets: (n, d_llm) of unit length: embeddings of the items, profiles of the users.
+        unseen: rows without train events.
+    """
+    if len(factors) == 0:
+        return Agreement(0.0, None, None)
+    return Agreement(
+        cosine=mean_cosine(project(factors), targets),
+        overlap=neighbour_overlap(factors, targets, np.arange(len(targets))),
+        overlap_unseen=neighbour_overlap(factors, targets, unseen),
+    )
+
+
+def permuted_rows(targets: Floats, seed: int) -> Floats:
+    """Targets dealt out at random among the rows that have one: the null control of alignment.
+
+    Whatever alignment gains with these is not in what the targets say. Rows of zeros, which have
+    no target, stay as they are.
+    """
+    rows = np.flatnonzero(np.abs(targets).max(axis=1, initial=0) > 0)
+    dealt = np.array(targets)
+    dealt[rows] = targets[rows[np.random.default_rng([seed, 0x9E37]).permutation(len(rows))]]
+    return dealt
 
 
 def mean_cosine(projected: Floats, targets: Floats) -> float:

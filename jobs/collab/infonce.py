@@ -1,4 +1,4 @@
-"""InfoNCE between projected factors and targets in the LLM's space, and what it is told apart from."""
+"""InfoNCE between projected factors and targets in the LLM's space, and its negatives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TARGETS_AT_ONCE = 4_096  # of the catalogue, compared with a batch
 
 
 class InfoNceConfig(Config):
-    """How strongly and how factors are drawn to the LLM's space: items to texts, users to profiles."""
+    """How factors are drawn to the LLM's space: items to their texts, users to profiles."""
 
     alignment_weight: float = Field(
         default=1.0,
@@ -32,6 +32,12 @@ class InfoNceConfig(Config):
         default="shared", description="users go through the items' projector, or one of their own"
     )
     aligned_items: int = Field(default=128, gt=1, description="items of the catalogue in a step")
+    alignment_passes: float = Field(
+        default=1.25,
+        gt=0,
+        description="passes over the catalogue in an epoch, at most; the steps between do not "
+        "align. --min-steps of them do in any case",
+    )
     aligned_users: int = Field(default=128, gt=1, description="users with a profile in a step")
     same_profile_cosine: float = Field(
         default=0.95, gt=0, le=1, description="users whose targets are nearer are no negatives"
@@ -60,7 +66,7 @@ def twins(groups: Tensor) -> Tensor:
 
 
 def near_twins(targets: Tensor, cosine: float) -> Tensor:
-    """(b, b) which targets, (b, d) of unit length, are nearer than `cosine`; not a row to itself."""
+    """(b, b) which targets (b, d), of unit length, are nearer than `cosine`; no row to itself."""
     return (targets @ targets.T > cosine).fill_diagonal_(False)
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from jobs.collab.factors import Factors, Floats, Ratings, first_biases, log_odds
+from jobs.collab.history_map import HistoryMap
 from jobs.collab.row_adam import DenseAdam, RowAdam, Table
+from jobs.collab.sides import DualAlignment, State
 from jobs.collab.streams import stream
+from jobs.collab.training import Batches, Priors, Trainer, joined
+from jobs.collab.visible import HistoryTaste, Visible
 from jobs.errors import JobError
 from jobs.job import Config
 from jobs.report.metrics import auc
@@ -37,6 +40,11 @@ class MfConfig(Config):
     init_sd: float = Field(default=0.01, gt=0, description="standard deviation of initial factors")
     optimizer: Literal["rows", "dense"] = Field(
         default="rows", description="a step moves the rows in its batch, or all as in the papers"
+    )
+    compiled: Literal["auto", "never"] = Field(
+        default="auto",
+        description="steps in compiled code on the CPU, where numba is installed; the last bits "
+        "depend on it",
     )
     weight_decay: float = Field(
         default=0.0, ge=0, description="L2 inside Adam, dense optimizer only"
@@ -74,56 +82,72 @@ class Epoch:
 
     number: int  # from 1
     loss: float  # mean over steps of the binary cross-entropy, in nats
-    alignment_loss: float  # mean over steps, 0 without alignment
+    alignment_loss: float  # of items, mean over steps, 0 without alignment
     valid_auc: float | None
+    user_alignment_loss: float = 0.0
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights of the best epoch, and the course of training."""
+    """Weights of the best epoch, and the course of training.
+
+    Attributes:
+        factors: users' and items'; a user's holds what is mapped from the history.
+        best: the epoch whose weights these are.
+        n_epochs: how many there were.
+        common_taste: (d,) what all users share, which is part of the item biases of `factors`.
+        own_factors: (n_users, d) user factors without what is mapped from histories.
+        history: what users without a factor are given; None without a map.
+        is_fused: whether rating steps ran in compiled code.
+    """
 
     factors: Factors
     best: Epoch
     n_epochs: int
+    common_taste: Floats
+    own_factors: Floats
+    history: HistoryTaste | None
+    is_fused: bool = False
 
 
-class Alignment(Protocol):
-    """A loss on item factors beside that of the ratings, with weights of its own."""
+@dataclass(frozen=True)
+class Start:
+    """Where training begins.
 
-    weight: float
+    Attributes:
+        factors: with own user factors, and item biases that do not hold the common taste.
+        common_taste: (d,).
+    """
 
-    def next_items(self) -> Tensor:
-        """(b,) distinct item rows for the next step, from the whole catalogue."""
-
-    def loss(self, items: Tensor, factors: Tensor) -> Tensor:
-        """Loss of `factors` (b, d), the current ones of `items` (b,)."""
-
-    def parameters(self) -> Sequence[Tensor]:
-        """Weights that learn with it."""
-
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Move those weights."""
+    factors: Factors
+    common_taste: Floats
 
 
-class Unaligned:
-    """The alignment of a plain MF: it touches no item and costs nothing."""
+@dataclass(frozen=True)
+class Standing:
+    """Where a fit stands after an epoch: all that the rest of it depends on.
 
-    weight = 0.0
+    Attributes:
+        number: epochs done.
+        best: the best of them.
+        trainer: `Trainer.state`.
+        kept: the weights of the best one.
+    """
 
-    def next_items(self) -> Tensor:
-        """No items."""
-        return torch.zeros(0, dtype=torch.long)
+    number: int
+    best: Epoch
+    trainer: State
+    kept: list[Tensor]
 
-    def loss(self, items: Tensor, factors: Tensor) -> Tensor:
-        """Zero."""
-        return torch.zeros(())
 
-    def parameters(self) -> Sequence[Tensor]:
-        """None."""
-        return ()
+class Keeper(Protocol):
+    """Where a fit's standing is kept, so that a killed one can go on."""
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Nothing."""
+    def newest(self) -> Standing | None:
+        """The last standing that was kept whole."""
+
+    def offer(self, standing: Standing) -> None:
+        """Keep this one, if it is time to."""
 
 
 def fit(
@@ -132,12 +156,20 @@ def fit(
     n_users: int,
     n_items: int,
     config: MfConfig,
-    alignment: Alignment | None = None,
+    alignment: DualAlignment | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    *,
+    history: HistoryMap | None = None,
+    valid_sees: Visible | None = None,
+    start: Start | None = None,
+    keeper: Keeper | None = None,
+    device: torch.device | None = None,
 ) -> Fit:
-    """Factors and biases that minimise cross-entropy + priors + weight * alignment loss.
+    """Factors and biases that minimise cross-entropy + priors + weighted alignment losses.
 
-    Bit for bit the same for the same arguments and number of threads.
+    Bit for bit the same for the same arguments, device and number of threads, also when it was
+    killed and went on from what `keeper` had kept. One step is `jobs.collab.training.losses_of`
+    and the moves of `Trainer`.
 
     Args:
         train: events of known users and items.
@@ -146,27 +178,53 @@ def fit(
         n_users: rows of the user table.
         n_items: rows of the item table; items without events are welcome.
         config: sizes, priors, schedule.
-        alignment: loss on item factors, whose own weights are left at those of the best epoch.
+        alignment: losses on factors, whose own weights are left at those of the best epoch.
         on_epoch: told after every epoch.
+        history: the map for users without a factor, left likewise.
+        valid_sees: what the valid rows may see of their users, for that map.
+        start: where to begin; None: at random factors and smoothed means.
+        keeper: goes on from where it stands, and is offered every epoch.
+        device: of all tables; None is the CPU. `alignment` and `history` must be on it.
 
     Raises:
         JobError: no train events, a row number outside its table, or weights that diverge.
     """
     _check(train, n_users, n_items)
-    trainer = _Trainer(train, n_users, n_items, config, alignment or Unaligned())
+    device = device or torch.device("cpu")
+    start = start or Start(
+        first_factors(train, n_users, n_items, config), np.zeros(config.n_factors, np.float32)
+    )
+    trainer = _trainer(train, start, config, alignment, history, device)
+    at = _resumed(keeper, trainer)
     can_stop = auc(valid.labels, np.zeros(len(valid))) is not None
     last = config.max_epochs if can_stop else config.epochs_without_valid
-    best = Epoch(0, math.inf, math.inf, None)
-    kept: list[Tensor] = []
-    for number in range(1, last + 1):
-        epoch = _epoch(number, trainer, valid)
+    while at.number < last and at.number - at.best.number < config.patience:
+        epoch = _epoch(at.number + 1, trainer, valid, valid_sees)
+        is_better = _is_better(epoch, at.best)
+        best, kept = (epoch, trainer.snapshot()) if is_better else (at.best, at.kept)
+        at = Standing(epoch.number, best, trainer.state(), kept)
+        if keeper is not None:
+            keeper.offer(at)
         on_epoch(epoch)
-        if _is_better(epoch, best):
-            best, kept = epoch, trainer.snapshot()
-        elif number - best.number >= config.patience:
-            break
-    trainer.restore(kept)
-    return Fit(trainer.factors(), best, number)
+    trainer.restore(at.kept)
+    return Fit(
+        factors=trainer.factors(),
+        best=at.best,
+        n_epochs=at.number,
+        common_taste=trainer.common_taste(),
+        own_factors=trainer.own_factors(),
+        history=None if history is None else history.taste(),
+        is_fused=trainer.is_fused,
+    )
+
+
+def _resumed(keeper: Keeper | None, trainer: Trainer) -> Standing:
+    """Where to go on; `trainer` stands there too."""
+    found = None if keeper is None else keeper.newest()
+    if found is None:
+        return Standing(0, Epoch(0, math.inf, math.inf, None), {}, [])
+    trainer.resume(found.trainer)
+    return found
 
 
 def _is_better(epoch: Epoch, best: Epoch) -> bool:
@@ -176,16 +234,19 @@ def _is_better(epoch: Epoch, best: Epoch) -> bool:
     return epoch.valid_auc > best.valid_auc
 
 
-def _epoch(number: int, trainer: _Trainer, valid: Ratings) -> Epoch:
-    rating_loss, alignment_loss = trainer.epoch()
+def _epoch(number: int, trainer: Trainer, valid: Ratings, valid_sees: Visible | None) -> Epoch:
+    rating_loss, of_items, of_users = trainer.epoch()
     factors = trainer.factors()
     with np.errstate(over="ignore", invalid="ignore"):  # judged in the next line
-        logits = factors.logits(valid.users, valid.items)
+        unknown = None
+        if trainer.history is not None and valid_sees is not None:
+            unknown = trainer.history.taste().factors(valid_sees)
+        logits = factors.logits(valid.users, valid.items, unknown)
     if not (factors.is_finite() and np.isfinite(logits).all()):
         raise JobError(
             f"the weights became NaN or infinite in epoch {number}; lower --learning-rate"
         )
-    return Epoch(number, rating_loss, alignment_loss, auc(valid.labels, logits))
+    return Epoch(number, rating_loss, of_items, auc(valid.labels, logits), of_users)
 
 
 def _check(train: Ratings, n_users: int, n_items: int) -> None:
@@ -219,126 +280,36 @@ def first_factors(train: Ratings, n_users: int, n_items: int, config: MfConfig) 
     )
 
 
-def _rows(factors: Floats, biases: Floats) -> Tensor:
-    """(n, d + 1) rows of a table: factor, then bias."""
-    return torch.tensor(np.column_stack([factors, biases]))
-
-
-class _Gathered(NamedTuple):
-    """Rows of a table, each once, as a leaf of the graph."""
-
-    table: Table
-    rows: Tensor  # (k,) distinct
-    leaf: Tensor  # (k, d + 1)
-    places: Tensor  # (n,) which of the k rows each wanted one is
-
-    @property
-    def wanted(self) -> Tensor:
-        """(n, d + 1) rows in the order asked."""
-        return self.leaf[self.places]
-
-
-def _gather(table: Table, wanted: Tensor) -> _Gathered:
-    rows, places = torch.unique(wanted, return_inverse=True)
-    return _Gathered(table, rows, table.weights[rows].requires_grad_(), places)
-
-
-class _Trainer:
-    """The tables while they learn; a row is a factor with its bias as last column.
-
-    The logit is global + user bias + item bias + <taste + user factor, item factor>. The taste
-    that all users share lets an item's factor speak for its bias too, which is all that an item
-    without events has; `factors` folds it into the item biases.
-    """
-
-    def __init__(
-        self, train: Ratings, n_users: int, n_items: int, config: MfConfig, alignment: Alignment
-    ) -> None:
-        self._config, self._alignment = config, alignment
-        self._random = stream(config.seed, "order of events")
-        self._users, self._items = torch.as_tensor(train.users), torch.as_tensor(train.items)
-        self._labels = torch.as_tensor(train.labels, dtype=torch.float32)
-        first = first_factors(train, n_users, n_items, config)
-        shared = torch.zeros(1, config.n_factors + 1)
-        shared[0, -1] = first.global_bias
-        self._shared = _table(shared, config)
-        self._user = _table(_rows(first.user_factors, first.user_biases), config)
-        self._item = _table(_rows(first.item_factors, first.item_biases), config)
-        d, l2 = config.n_factors, config.l2_factor
-        self._shared_l2 = torch.tensor([config.l2_taste] * d + [0.0]) / len(train)
-        self._user_l2 = torch.tensor([l2] * d + [config.l2_user_bias])
-        self._item_l2 = torch.tensor([l2] * d + [config.l2_item_bias])
-        self._n_of_user = torch.bincount(self._users, minlength=n_users)
-        self._n_of_item = torch.bincount(self._items, minlength=n_items)
-
-    def epoch(self) -> tuple[float, float]:
-        """One pass over the events in a new order; mean cross-entropy and alignment loss."""
-        order = torch.randperm(len(self._labels), generator=self._random)
-        n_steps = max(math.ceil(len(order) / self._config.batch_size), self._config.min_steps)
-        batches = order.tensor_split(min(n_steps, len(order)))
-        losses = [self._step(batch) for batch in batches]
-        rating_loss, alignment_loss = torch.stack(losses).mean(dim=0).tolist()
-        return rating_loss, alignment_loss
-
-    def _step(self, batch: Tensor) -> Tensor:
-        """Move what the batch and the alignment touch; (2,) both losses before the move."""
-        n, aligned = len(batch), self._alignment.next_items()
-        shared = _gather(self._shared, torch.zeros(1, dtype=torch.long))
-        user = _gather(self._user, self._users[batch])
-        item = _gather(self._item, torch.cat([self._items[batch], aligned]))
-        item_rows = item.wanted
-        logits = self._logits(shared.leaf, user.wanted, item_rows[:n])
-        rating_loss = functional.binary_cross_entropy_with_logits(logits, self._labels[batch])
-        alignment_loss = self._alignment.loss(aligned, item_rows[n:, :-1])
-        penalty = self._penalty(batch, shared.leaf, user.wanted, item_rows[:n])
-        loss = rating_loss + penalty + self._alignment.weight * alignment_loss
-        self._move(loss, shared, user, item)
-        return torch.stack([rating_loss.detach(), alignment_loss.detach()])
-
-    def _logits(self, shared: Tensor, user: Tensor, item: Tensor) -> Tensor:
-        if not self._config.biases:
-            return (user[:, :-1] * item[:, :-1]).sum(dim=1)
-        user = user + shared
-        return (user[:, :-1] * item[:, :-1]).sum(dim=1) + user[:, -1] + item[:, -1]
-
-    def _penalty(self, batch: Tensor, shared: Tensor, user: Tensor, item: Tensor) -> Tensor:
-        """The batch's share, as a mean over its events, of -log prior / n_events."""
-        of_user = user.square() @ self._user_l2 / self._n_of_user[self._users[batch]]
-        of_item = item.square() @ self._item_l2 / self._n_of_item[self._items[batch]]
-        return ((of_user + of_item).mean() + (shared.square() @ self._shared_l2).sum()) / 2
-
-    def _move(self, loss: Tensor, *touched: _Gathered) -> None:
-        leaves = [gathered.leaf for gathered in touched]
-        gradients = torch.autograd.grad(loss, [*leaves, *self._alignment.parameters()])
-        for gathered, gradient in zip(touched, gradients, strict=False):
-            gathered.table.step(gathered.rows, gradient)
-        self._alignment.step(gradients[len(touched) :])
-
-    def factors(self) -> Factors:
-        """The weights as they are, with the common taste folded into the item biases."""
-        shared, user, item = (t.weights for t in (self._shared, self._user, self._item))
-        of_taste = item[:, :-1] @ shared[0, :-1]
-        return Factors(
-            user_factors=user[:, :-1].numpy(),
-            user_biases=user[:, -1].numpy(),
-            item_factors=item[:, :-1].numpy(),
-            item_biases=(item[:, -1] + of_taste).numpy(),
-            global_bias=float(shared[0, -1]),
-        )
-
-    def snapshot(self) -> list[Tensor]:
-        """Copies of all weights."""
-        return [weights.detach().clone() for weights in self._weights()]
-
-    def restore(self, kept: list[Tensor]) -> None:
-        """Bring the weights of a snapshot back."""
-        with torch.no_grad():
-            for weights, copy in zip(self._weights(), kept, strict=True):
-                weights.copy_(copy)
-
-    def _weights(self) -> list[Tensor]:
-        tables = (self._shared, self._user, self._item)
-        return [*(table.weights for table in tables), *self._alignment.parameters()]
+def _trainer(
+    train: Ratings,
+    start: Start,
+    config: MfConfig,
+    alignment: DualAlignment | None,
+    history: HistoryMap | None,
+    device: torch.device,
+) -> Trainer:
+    first, d = start.factors, config.n_factors
+    batches = Batches(train, config.batch_size, config.min_steps, config.seed, device)
+    shared = torch.tensor([[*start.common_taste.tolist(), first.global_bias]])
+    l2_shared = torch.tensor([config.l2_taste] * d + [0.0]) / len(train)
+    priors = Priors(
+        shared=l2_shared.to(device),
+        user=torch.tensor([config.l2_factor] * d + [config.l2_user_bias], device=device),
+        item=torch.tensor([config.l2_factor] * d + [config.l2_item_bias], device=device),
+        n_of_user=torch.bincount(batches.users, minlength=len(first.user_factors)),
+        n_of_item=torch.bincount(batches.items, minlength=len(first.item_factors)),
+    )
+    return Trainer(
+        batches,
+        shared=_table(shared.to(device), config),
+        user=_table(joined(first.user_factors, first.user_biases).to(device), config),
+        item=_table(joined(first.item_factors, first.item_biases).to(device), config),
+        priors=priors,
+        biased=config.biases,
+        alignment=alignment,
+        history=history,
+        may_fuse=config.compiled == "auto",
+    )
 
 
 def _table(weights: Tensor, config: MfConfig) -> Table:

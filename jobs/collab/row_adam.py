@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Table(Protocol):
@@ -41,20 +42,33 @@ class RowAdam:
 
     def __init__(self, weights: Tensor, learning_rate: float) -> None:
         self.weights = weights
-        self._learning_rate = learning_rate
-        self._mean = torch.zeros_like(weights)
-        self._square = torch.zeros_like(weights)
+        self.learning_rate = learning_rate
+        self._mean, self._square = _zeros_like(weights), _zeros_like(weights)
         self._n_steps = torch.zeros(len(weights), 1, device=weights.device)
 
     def step(self, rows: Tensor, gradient: Tensor) -> None:
         """Move `rows` (b,), distinct, along `gradient` (b, d)."""
+        if len(rows) == len(self.weights) and rows.equal(
+            torch.arange(len(rows), device=rows.device)
+        ):
+            self._step_all(gradient)
+            return
         n_steps = self._n_steps[rows] + 1
-        mean = self._mean[rows].mul_(_BETA1).add_(gradient, alpha=1 - _BETA1)
-        square = self._square[rows].mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
-        scale = (square / (1 - _BETA2**n_steps)).sqrt_().add_(_EPSILON)
-        change = mean / (1 - _BETA1**n_steps) / scale
+        mean = self._mean[rows].mul_(BETA1).add_(gradient, alpha=1 - BETA1)
+        square = self._square[rows].mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        scale = (square / (1 - BETA2**n_steps)).sqrt_().add_(EPSILON)
+        change = mean / (1 - BETA1**n_steps) / scale
         self._n_steps[rows], self._mean[rows], self._square[rows] = n_steps, mean, square
-        self.weights.index_add_(0, rows, change, alpha=-self._learning_rate)
+        self.weights.index_add_(0, rows, change, alpha=-self.learning_rate)
+
+    def _step_all(self, gradient: Tensor) -> None:
+        """`step` in place, for a table that is all in the batch: a layer's weights."""
+        self._n_steps += 1
+        self._mean.mul_(BETA1).add_(gradient, alpha=1 - BETA1)
+        self._square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        scale = (self._square / (1 - BETA2**self._n_steps)).sqrt_().add_(EPSILON)
+        scale.mul_(1 - BETA1**self._n_steps)
+        self.weights.addcdiv_(self._mean, scale, value=-self.learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, both moments and the step counts; not copied."""
@@ -69,6 +83,13 @@ class RowAdam:
         """Go on from what `state` gave."""
         for name, mine in self.state().items():
             mine.copy_(state[name])
+
+
+def _zeros_like(weights: Tensor) -> Tensor:
+    if weights.device.type != "cpu":
+        return torch.zeros_like(weights)
+    # Not torch.zeros: numpy asks for huge pages, and rows are looked up all over the table.
+    return torch.from_numpy(np.zeros(weights.shape, np.float32))
 
 
 class DenseAdam:

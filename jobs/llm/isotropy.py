@@ -40,6 +40,12 @@ def _top_directions(covariance: np.ndarray, n_components: int, n_rows: int) -> n
     return directions[:, len(variances) - n_components :]
 
 
+def top_directions(raw: np.ndarray, n_components: int) -> np.ndarray:
+    """(d, n_components) the directions that `all_but_the_top` removes; raises as it does."""
+    mean = raw.mean(axis=0, dtype=np.float64)
+    return _top_directions(_covariance(raw, mean), n_components, len(raw))
+
+
 def all_but_the_top(raw: np.ndarray, n_components: int) -> np.ndarray:
     """Unit vectors without what all rows share: the mean and the top principal components.
 
@@ -59,7 +65,7 @@ def all_but_the_top(raw: np.ndarray, n_components: int) -> np.ndarray:
         JobError: the rows are all the same, or vary in no more directions than are to be removed.
     """
     mean = raw.mean(axis=0, dtype=np.float64)
-    top = _top_directions(_covariance(raw, mean), n_components, len(raw))
+    top = top_directions(raw, n_components)
     vectors = np.empty(raw.shape, dtype=np.float32)
     for rows in _chunks(len(raw)):
         x = raw[rows].astype(np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from jobs.report import charts
@@ -46,9 +46,11 @@ def _interval(estimate: Estimate | None, *, is_difference: bool = False) -> str:
     return f"{show(estimate.low)} to {show(estimate.high)}"
 
 
-def _environment() -> Environment:
+def environment(*packages: str) -> Environment:
+    """Templates of `packages`, those of this one (styles), and filters for figures."""
+    loaders = [PackageLoader(name, "templates") for name in (*packages, "jobs.report")]
     environment = Environment(
-        loader=PackageLoader("jobs.report", "templates"),
+        loader=ChoiceLoader(loaders),
         autoescape=True,  # titles and raw rows are other people's text
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -70,7 +72,7 @@ def render(night: NightMetrics) -> str:
     icon, headline = _HEADLINES[night.verdict.outcome]
     controls = {system.name: system for system in night.systems if system.is_control}
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             night=night,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -10,10 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
+from safetensors.numpy import load_file
 
 from embedding_store.errors import StoreError
 from embedding_store.lookup import Version, find_rows, open_version
-from jobs.datasets import CTR_SCORES, ITEM_FACTORS, SPLITS, USER_FACTORS
+from jobs.collab.visible import HistoryTaste, Visible
+from jobs.datasets import (
+    CTR_SCORES,
+    HISTORIES,
+    ITEM_FACTORS,
+    PROJECTORS,
+    SPLITS,
+    USER_FACTORS,
+)
 from jobs.errors import NotAvailable
 from jobs.home import Home
 from jobs.job import Config, Run, main
@@ -21,6 +30,7 @@ from jobs.manifest import Manifest
 
 _CHUNK = 65_536  # rows gathered at once
 _GLOBAL_BIAS = "global_bias"
+_WEIGHTS = f"{PROJECTORS.name}.safetensors"  # of a version
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -71,11 +81,13 @@ def mf_logits(
     global_bias: float,
     user_places: Places,
     item_places: Places,
+    cold: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Logit of each row: mu + b_u + b_i + <p_u, q_i>.
 
     Sums run in float64 row by row, so a score does not depend on the other rows. What the version
-    does not know adds nothing: a cold user on a known item scores mu + b_i.
+    does not know adds nothing: a cold user on a known item scores mu + b_i, or with a factor from
+    the history mu + b_i + <that factor, q_i>.
 
     Args:
         users: p (n_users, d) and b.
@@ -83,6 +95,7 @@ def mf_logits(
         global_bias: mu.
         user_places: (n,) rows of `users`, -1 for a cold user.
         item_places: (n,) rows of `items`, -1 for a cold item.
+        cold: (n, d) factors from histories; used in the rows of cold users only. None: zero.
 
     Returns:
         (n,) float32.
@@ -98,7 +111,10 @@ def mf_logits(
     logits = np.empty(len(user_places), dtype=np.float32)
     for start in range(0, len(logits), _CHUNK):
         u, i = user_places[start : start + _CHUNK], item_places[start : start + _CHUNK]
-        products = _taken(users.vectors, u) * _taken(items.vectors, i)
+        vectors = _taken(users.vectors, u)
+        if cold is not None:
+            vectors[u < 0] = cold[start : start + _CHUNK][u < 0]
+        products = vectors * _taken(items.vectors, i)
         biases = _taken(users.biases, u) + _taken(items.biases, i)
         logits[start : start + _CHUNK] = global_bias + biases + products.sum(axis=1)
     return logits
@@ -128,8 +144,57 @@ def _same_ids(factors: Factors, rows: pa.Table, column: str, version: int) -> pa
     return ids
 
 
-def score_rows(rows: pa.Table, version: Version) -> tuple[pa.Table, dict[str, int]]:
-    """CTR_SCORES for rows of SPLITS, and how many users and items were cold."""
+def history_taste(version: Version) -> HistoryTaste | None:
+    """How the version gives a factor to a user it has no row of; None if it does not."""
+    if _WEIGHTS not in version.manifest.extra_files:
+        return None
+    return HistoryTaste.of(load_file(version.file(_WEIGHTS)))
+
+
+def cold_factors(
+    rows: pa.Table,
+    is_cold: NDArray[np.bool_],
+    histories: pa.Table,
+    taste: HistoryTaste,
+    ids: pa.Array,
+) -> NDArray[np.float32]:
+    """(n, d) factors of the cold rows from what each may see of its history; zero elsewhere.
+
+    Args:
+        rows: of SPLITS.
+        is_cold: (n,) whose user the version does not know.
+        histories: HISTORIES of the same day.
+        taste: of the version.
+        ids: items of the version, in the order of its table.
+    """
+    lists = histories["item_ids"].combine_chunks()
+    items = pc.index_in(lists.flatten(), value_set=ids)
+    # An item that the version does not know counts, and says nothing: a row of zeros at the end.
+    places = pc.fill_null(items, len(ids)).to_numpy().astype(np.int64)
+    of_items = np.vstack([taste.of_items, np.zeros_like(taste.of_items[:1])])
+    starts = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
+    owners = pc.index_in(
+        rows["user_id"].combine_chunks(), value_set=histories["user_id"].combine_chunks()
+    )
+    begins = starts[pc.fill_null(owners, 0).to_numpy()]
+    n_visible = np.where(
+        is_cold & owners.is_valid().to_numpy(zero_copy_only=False),
+        rows["history_end"].to_numpy(),
+        0,
+    )
+    factors = np.zeros((rows.num_rows, of_items.shape[1]), np.float32)
+    visible = Visible(places, begins, begins + n_visible)
+    factors[is_cold] = replace(taste, of_items=of_items).factors(visible.at(is_cold))
+    return factors
+
+
+def score_rows(
+    rows: pa.Table, version: Version, histories: pa.Table | None = None
+) -> tuple[pa.Table, dict[str, int]]:
+    """CTR_SCORES for rows of SPLITS, and how many users and items were cold.
+
+    `histories` are needed where the version has a `history_taste`.
+    """
     if _GLOBAL_BIAS not in version.attributes:
         raise NotAvailable(
             f"version {version.version} records no attribute '{_GLOBAL_BIAS}', so it holds no "
@@ -140,7 +205,10 @@ def score_rows(rows: pa.Table, version: Version) -> tuple[pa.Table, dict[str, in
     item_ids = _same_ids(items, rows, "item_id", version.version)
     user_places, item_places = users.places(user_ids), items.places(item_ids)
     global_bias = float(version.attributes[_GLOBAL_BIAS])
-    logits = mf_logits(users, items, global_bias, user_places, item_places)
+    cold, taste = None, history_taste(version)
+    if taste is not None and histories is not None:
+        cold = cold_factors(rows, user_places < 0, histories, taste, items.ids)
+    logits = mf_logits(users, items, global_bias, user_places, item_places, cold)
     n = rows.num_rows
     columns = {name: rows[name] for name in ("split", "row", "user_id", "item_id", "label")}
     columns |= {
@@ -164,7 +232,8 @@ def job(config: ScoreConfig, run: Run) -> None:
         version = open_version(run.home.store, config.version)
         rows = run.read(SPLITS)
         rows = rows.filter(pc.is_in(rows["split"], value_set=pa.array(["valid", "test"])))
-        scores, counts = score_rows(rows, version)
+        histories = run.read(HISTORIES) if history_taste(version) is not None else None
+        scores, counts = score_rows(rows, version, histories)
     except StoreError as error:
         raise NotAvailable(str(error)) from error  # it names the version and those there are
     run.write(CTR_SCORES, scores)

@@ -8,6 +8,8 @@ import numpy as np
 
 from jobs.collab.align import AlignConfig
 from jobs.collab.factors import Floats, Ints, Ratings
+from jobs.collab.history_map import HistoryEvidence
+from jobs.collab.visible import Visible
 
 # Few events and steps: a test has seconds. `alignment_weight=0` is the same without alignment.
 QUICK = AlignConfig(
@@ -61,4 +63,32 @@ def world(seed: int = 0, n_users: int = 60, n_items: int = 120, n_unseen: int = 
         quality=random.normal(size=n_items) * 0.5,
         embeddings=embeddings.astype(np.float32),
         unseen=np.arange(n_items - n_unseen, n_items),
+    )
+
+
+def profiles_of(planted: World, train: Ratings) -> Floats:
+    """(n_users, 16) directions of what each user liked less what each disliked; zero for none."""
+    sums = np.zeros((len(planted.tastes), planted.embeddings.shape[1]))
+    np.add.at(sums, train.users, (2 * train.labels - 1)[:, None] * planted.embeddings[train.items])
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.divide(sums, lengths, out=np.zeros_like(sums), where=lengths > 0).astype(np.float32)
+
+
+def histories_of(planted: World, train: Ratings, valid: Ratings) -> HistoryEvidence:
+    """Rows in the order given: a row sees its user's positives before it, valid rows all of train.
+
+    The users of train must be those of the world, by number.
+    """
+    order = np.argsort(train.users, kind="stable")
+    is_positive = train.labels[order] > 0
+    items = train.items[order][is_positive]
+    before = np.cumsum(is_positive) - is_positive
+    bounds = np.searchsorted(train.users[order][is_positive], np.arange(len(planted.tastes) + 1))
+    starts, ends = np.empty_like(train.users), np.empty_like(train.users)
+    starts[order], ends[order] = bounds[train.users[order]], before
+    return HistoryEvidence(
+        votes=planted.embeddings,
+        train=Visible(items, starts, ends),
+        valid=Visible(items, bounds[valid.users], bounds[valid.users + 1]),
+        users=Visible(items, bounds[:-1], bounds[1:]),
     )

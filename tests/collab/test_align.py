@@ -1,4 +1,5 @@
 from dataclasses import replace
+from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +21,11 @@ from tests.conftest import DAY
 SHORT = QUICK.model_copy(update={"max_epochs": 3, "epochs_without_valid": 3})
 
 
-def commit(home: Home, dataset: Dataset, table: pa.Table) -> None:
+def commit(home: Home, dataset: Dataset, table: pa.Table, day: date = DAY) -> None:
     """Give a table its name as the job that makes it would."""
-    with Run(dataset.producer, DAY, Config(), home) as run:
+    with Run(dataset.producer, day, Config(), home) as run:
         run.write(dataset, table)
-    mark_checked(home, dataset, DAY)
+    mark_checked(home, dataset, day)
 
 
 def splits_table(parts: dict[str, Ratings], user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
@@ -62,15 +63,15 @@ def ids_of(kind: str, n: int, prefix: str) -> pa.Array:
     return pa.array([f"{prefix}{x}" for x in numbers] if kind == "string" else numbers)
 
 
-def a_night(home: Home, kind: str = "int64", **changed: object) -> World:
+def a_night(home: Home, kind: str = "int64", day: date = DAY, **changed: object) -> World:
     planted = world(n_users=61, n_items=121)
     users, items = ids_of(kind, 61, "u"), ids_of(kind, 121, "i")
     train, valid, test = (planted.events(n, seed) for seed, n in enumerate((1_500, 400, 300)))
     is_known = train.users < 50
     train = Ratings(train.users[is_known], train.items[is_known], train.labels[is_known])
     parts = {"train": train, "valid": valid, "test": test} | changed
-    commit(home, SPLITS, splits_table(parts, users, items))
-    commit(home, ITEM_SEMANTICS, semantics_table(planted, items))
+    commit(home, SPLITS, splits_table(parts, users, items), day)
+    commit(home, ITEM_SEMANTICS, semantics_table(planted, items), day)
     return planted
 
 
@@ -108,6 +109,15 @@ def test_alignment_beats_no_alignment_on_items_unseen_in_training(with_and_witho
     planted, aligned, plain = with_and_without
     assert unseen_uauc(planted, plain) < 0.65  # factors of unseen items are still noise
     assert unseen_uauc(planted, aligned) > 0.9
+
+
+def test_embeddings_dealt_out_at_random_say_nothing_of_unseen_items():
+    planted = world()
+    train, valid = planted.events(4_000, 0), planted.events(1_000, 1)
+    config = QUICK.model_copy(update={"permuted": "items"})
+    null = align(train, valid, 60, planted.embeddings, np.arange(120), config)
+    assert null.after.cosine > 0.3  # it was drawn to them all the same
+    assert 0.35 < unseen_uauc(planted, null) < 0.65
 
 
 def test_alignment_brings_the_two_spaces_together(with_and_without):
@@ -168,6 +178,7 @@ def test_the_tables_and_weights_of_the_job_make_the_scores_that_it_reports(home)
         "output.bias": (16,),
         "global_bias": (1,),
         "temperature": (1,),
+        "common_taste": (8,),
     }
 
 
@@ -178,6 +189,15 @@ def test_a_rerun_gives_the_same_bytes_and_an_unchanged_night_is_left_alone(home)
     again = execute("align", SHORT, DAY, home, job, force=True)
     assert again.status == "done"
     assert again.manifest.outputs == first.manifest.outputs
+
+
+def test_two_nights_with_the_same_input_write_the_same_content(home):
+    nights = []
+    for day in (DAY, DAY + timedelta(days=1)):
+        a_night(home, day=day)
+        made = execute("align", SHORT, day, home, job).manifest.outputs
+        nights.append([(each.name, each.sha256) for each in made])
+    assert nights[0] == nights[1]
 
 
 def test_labels_of_the_test_rows_change_nothing(home, tmp_path):

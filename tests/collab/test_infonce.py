@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.collab.infonce import InfoNceConfig, ItemAlignment, info_nce
+from jobs.collab.infonce import InfoNceConfig, info_nce, twins
+from jobs.collab.sides import ItemSide, Targets
 
 UNITS = torch.eye(3)
 
 
-def _alignment(n_items: int, aligned_items: int, groups: np.ndarray | None = None) -> ItemAlignment:
+def item_side(n_items: int, aligned_items: int, groups: np.ndarray | None = None) -> ItemSide:
     targets = np.eye(n_items, dtype=np.float32)
-    groups = np.arange(n_items) if groups is None else groups
-    return ItemAlignment(targets, groups, 4, InfoNceConfig(aligned_items=aligned_items), seed=0)
+    config = InfoNceConfig(aligned_items=aligned_items)
+    return ItemSide(Targets(targets, groups), config, seed=0, device=torch.device("cpu"))
 
 
 def test_three_vectors_have_the_loss_that_was_worked_out_by_hand():
@@ -43,7 +44,7 @@ def test_items_with_the_same_text_are_no_negatives_of_each_other():
     # Rows 0 and 1 share a text and a target: with the twin masked, each has row 2 alone as its
     # negative, at cosine 0, and so costs ln(1 + e^-1); row 2 has two negatives: ln(1 + 2 e^-1).
     targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    loss = info_nce(targets, targets, 1.0, groups=torch.tensor([7, 7, 8]))
+    loss = info_nce(targets, targets, 1.0, twins(torch.tensor([7, 7, 8])))
     expected = (2 * math.log(1 + math.exp(-1)) + math.log(1 + 2 * math.exp(-1))) / 3
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
@@ -53,15 +54,16 @@ def test_one_item_has_no_negatives_and_costs_nothing():
 
 
 def test_a_pass_draws_every_item_of_the_catalogue_once():
-    alignment = _alignment(10, aligned_items=4)
-    batches = [alignment.next_items() for _ in range(6)]
+    passes = item_side(10, aligned_items=4).passes
+    batches = [passes.draw() for _ in range(6)]
     for one_pass in (batches[:3], batches[3:]):
         assert sorted(torch.cat(one_pass).tolist()) == list(range(10))
 
 
 def test_the_loss_knows_the_twins_of_its_catalogue():
     groups = np.array([0, 0, 1])
-    with_twins, without = _alignment(3, 3, groups), _alignment(3, 3)
-    factors = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
+    with_twins, without = item_side(3, 3, groups), item_side(3, 3)
+    projected = torch.randn(3, 3, generator=torch.Generator().manual_seed(2))
     items = torch.tensor([2, 0, 1])
-    assert with_twins.loss(items, factors) < without.loss(items, factors)
+    losses = [side.loss(items, projected, torch.eye(3)[items]) for side in (with_twins, without)]
+    assert losses[0] < losses[1]

@@ -3,10 +3,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from jobs.collab.align import align
 from jobs.collab.factors import UNKNOWN, Factors, Ratings, first_biases, log_odds
-from jobs.collab.mf import MfConfig, Unaligned, first_factors, fit
+from jobs.collab.mf import MfConfig, first_factors, fit
+from jobs.collab.training import Batches
 from jobs.errors import JobError
 from jobs.report.metrics import auc
 from tests.collab.planted import QUICK, world
@@ -122,14 +124,6 @@ def test_without_an_auc_to_stop_on_training_runs_its_fixed_number_of_epochs(vali
     assert (fitted.n_epochs, fitted.best.number, fitted.best.valid_auc) == (3, 3, None)
 
 
-class CountsSteps(Unaligned):
-    n_steps = 0
-
-    def next_items(self):
-        self.n_steps += 1
-        return super().next_items()
-
-
 @pytest.mark.parametrize(
     ("batch_size", "min_steps", "n_steps"),
     [(100, 1, 10), (99, 1, 11), (1000, 7, 7), (1000, 2000, 1000)],
@@ -137,12 +131,11 @@ class CountsSteps(Unaligned):
 def test_an_epoch_has_as_many_steps_as_its_batches_or_the_minimum_ask_for(
     batch_size, min_steps, n_steps
 ):
-    steps = CountsSteps()
-    config = TINY.model_copy(
-        update={"batch_size": batch_size, "min_steps": min_steps, "epochs_without_valid": 1}
-    )
-    fit(world().events(1_000, 0), NOTHING, 60, 120, config, steps)
-    assert steps.n_steps == n_steps
+    events = world().events(1_000, 0)
+    batches = Batches(events, batch_size, min_steps, 0, torch.device("cpu"))
+    steps = batches.epoch()
+    assert len(steps) == n_steps
+    assert sorted(torch.cat(steps).tolist()) == list(range(1_000))
 
 
 def test_the_loss_falls():

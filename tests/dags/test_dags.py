@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.launch import MODULES, NIGHTLY, command
+from jobs.launch import AFTER_LAST_NIGHT, MODULES, NIGHTLY, command
 from tests.conftest import ROOT
 
 # Airflow configures logging, warnings and a database when it is imported, so its facts come from
@@ -121,7 +121,9 @@ def test_no_job_starts_before_the_checks_of_what_it_reads(facts: dict[str, Any])
         direct = {task for task, each in tasks.items() if name in each["down"]}
         return direct.union(*(before(each) for each in direct))
 
-    assert {"check_splits", "check_distil"} <= before("align")
+    assert {"check_splits", "check_distil"} <= before("codebook")
+    assert {"check_user_profiles", "check_codebook"} <= before("align")
+    assert all("previous" in before(job) for job in AFTER_LAST_NIGHT)
     assert {"check_align", "check_distil", "check_project", "check_ingest"} <= before("publish")
     assert {"check_splits", "check_publish"} <= before("score")
     assert {"check_score", "check_ingest"} <= before("report")

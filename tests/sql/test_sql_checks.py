@@ -16,6 +16,7 @@ import pytest
 from jobs.check import violations
 from jobs.datasets import BY_NAME, EVENTS, Format
 from jobs.query import SQL, sql_text
+from tests.sql import sound_codes
 
 Rows = list[dict[str, Any]]
 Night = dict[str, pa.Table]
@@ -23,6 +24,7 @@ Night = dict[str, pa.Table]
 T0 = datetime(2026, 1, 1, 12)
 VECTOR = pa.list_(pa.float32(), 2)
 SCHEMAS = {
+    **sound_codes.SCHEMAS,
     "domains": {
         "domain": pa.string(),
         "item_noun": pa.string(),
@@ -351,6 +353,7 @@ def sound_rows() -> dict[str, Rows]:
             )
         ],
         **sound_features(),
+        **sound_codes.sound_codes(),
     }
 
 
@@ -754,6 +757,83 @@ PLANTED = [
         "item_semantics",
         set_to("item_semantics", 0, vector=[0.6, 0.9]),
         ["vector is not of unit norm"],
+    ),
+    ("item_codes", without("item_codes", 2), ["no codes for this item"]),
+    ("item_codes", with_copy("item_codes", 0, item_id=99), ["codes of an unknown item"]),
+    (
+        "item_codes",
+        set_to("item_codes", 0, codes=[0]),
+        ["not as many codes as the codebook has levels"],
+    ),
+    ("item_codes", set_to("item_codes", 1, codes=[0, 2]), ["a code that is not in the codebook"]),
+    ("item_codes", set_to("item_codes", 1, codes=[0, -1]), ["a code that is not in the codebook"]),
+    (
+        "codebook",
+        set_to("codebook", 0, level=-1),
+        ["levels and codes are not numbered without a gap"],
+    ),
+    (
+        "codebook",
+        without("codebook", 1),
+        ["levels and codes are not numbered without a gap"] * 3,
+    ),
+    ("codebook", set_to("codebook", 3, n_items=2), ["not as many items as have the code"]),
+    ("codebook", set_to("codebook", 3, top_titles=["C", "D"]), ["more titles than items"]),
+    ("item_labels", without("item_labels", 2), ["no labels for this item"]),
+    ("item_labels", with_copy("item_labels", 0, item_id=99), ["labels of an unknown item"]),
+    (
+        "item_labels",
+        set_to("item_labels", 0, codes=[0, 0, 0]),
+        ["not as many labels as there are vocabularies"],
+    ),
+    (
+        "item_labels",
+        set_to("item_labels", 1, codes=[2, 0]),
+        ["a label that is not in its vocabulary"],
+    ),
+    (
+        "label_codebook",
+        set_to("label_codebook", 0, code=-1),
+        ["levels and labels are not numbered without a gap"],
+    ),
+    (
+        "label_codebook",
+        set_to("label_codebook", 3, n_items=2),
+        ["not as many items as have the label"],
+    ),
+    (
+        "label_codebook",
+        set_to("label_codebook", 1, label="word 0"),
+        ["a word twice in its vocabulary"] * 2,
+    ),
+    (
+        "label_codebook",
+        set_to("label_codebook", 0, lifted=[0.6, 0.9]),
+        ["lifted is not of unit norm"],
+    ),
+    (
+        "label_codebook",
+        set_to("label_codebook", 3, top_titles=["C", "D"]),
+        ["more titles than items"],
+    ),
+    ("user_profiles", without("user_profiles", 1), ["no profile of this user"]),
+    ("user_profiles", without("user_profiles", 2), ["no profile of this user"]),
+    (
+        "user_profiles",
+        with_copy("user_profiles", 2, user_id=2),
+        ["profile of a user without events, or protocol"],
+    ),
+    ("user_profiles", set_to("user_profiles", 0, n_events=1), ["not as many events as rows"]),
+    ("user_profiles", implicit(), ["profile of a user without events, or protocol"]),
+    (
+        "user_profiles",
+        set_to("user_profiles", 0, dislikes=[0.0, -0.5]),
+        ["likes or dislikes below zero"],
+    ),
+    (
+        "user_profiles",
+        set_to("user_profiles", 0, profile=[0.5, 0.25]),
+        ["shares do not sum to the number of levels"],
     ),
     ("adapt_curve", without("adapt_curve", 0), ["does not begin before the first step"]),
     ("adapt_curve", set_to("adapt_curve", 1, tokens=0), ["a step without tokens"]),
