@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -290,8 +291,10 @@ def _tell(gates: Sequence[GateEntry], run: Run) -> None:
 
 
 def intact(manifest: Manifest, home: Home) -> bool:
-    """Whether the version that an earlier run published is still in the store."""
-    return manifest.result["version"] in {
+    """Whether the version that an earlier run published is still there, with all made since."""
+    day = date.fromisoformat(str(manifest.day))
+    made = {each.name for each in IF_MADE if load_manifest(home, each.producer, day)}
+    return made <= {each.name for each in manifest.inputs} and manifest.result["version"] in {
         each.version for each in EmbeddingStore(home.store).versions()
     }
 

@@ -29,8 +29,9 @@ from jobs.home import Home
 Doubles = NDArray[np.float64]
 
 _ROOMS = ("jobs.bench.evidence", "jobs.bench.protocols", "jobs.bench.warehouse", "jobs.collab",
-          "jobs.codebook", "jobs.tokens")  # fmt: skip
-_LIBRARIES = ("torch", "numpy", "lightgbm")
+          "jobs.codebook", "jobs.tokens", "jobs.report.metrics", "jobs.report.controls",
+          "jobs.vector_columns")  # fmt: skip
+_LIBRARIES = ("torch", "numpy", "numba", "lightgbm", "safetensors")
 SCORES = pa.schema([("split", pa.string()), ("row", pa.int32()), ("logit", pa.float32())])
 
 
@@ -176,7 +177,10 @@ def score_table(rows: BenchRows, places: Ints, logits: NDArray[np.floating]) -> 
 
 def read_scores(path: Path) -> dict[str, tuple[Ints, Doubles]]:
     """Rows and logits of each split that a table of scores holds, by row."""
-    table = pq.read_table(path, columns=SCORES.names, partitioning=None)
+    table = pq.read_table(path, columns=SCORES.names, partitioning=None).cast(SCORES)
+    for name in SCORES.names:
+        if table[name].null_count:
+            raise ValueError(f"{name} is null in {table[name].null_count} rows")
     splits = table["split"].to_numpy(zero_copy_only=False)
     rows, logits = table["row"].to_numpy(), table["logit"].to_numpy()
     found = {}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
@@ -200,7 +201,7 @@ class Bench:
     def _scores(self, path: Path) -> dict[str, Doubles]:
         try:
             found = read_scores(path)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             columns = ", ".join(SCORES.names)
             raise JobError(f"{path}: cannot be read as Parquet of {columns}: {error}") from error
         try:
@@ -212,6 +213,9 @@ class Bench:
         """Logits in the order of the split's rows; every row has exactly one."""
         wanted = self.rows.numbers[self.rows.places(split)]
         if numbers.shape == wanted.shape and (numbers == wanted).all():
+            if not np.isfinite(logits).all():
+                row = int(numbers[np.argmin(np.isfinite(logits))])
+                raise JobError(f"the logit of {split} row {row} is not a finite number")
             return logits
         odd = sorted(set(wanted.tolist()) ^ set(numbers.tolist()))
         where = f"row {odd[0]}" if odd else "a row that stands twice"

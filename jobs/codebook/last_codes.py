@@ -13,7 +13,7 @@ from embedding_store.lookup import open_version
 from jobs.codebook.matching import UNKNOWN, Ints
 from jobs.codebook.tables import codes_matrix
 from jobs.datasets import ITEM_CODES
-from jobs.errors import ContractError, NotAvailable
+from jobs.errors import NotAvailable
 from jobs.home import Home
 
 
@@ -29,7 +29,6 @@ def last_codes(home: Home, items: pa.Array, version: int | None, log: Any) -> La
 
     Raises:
         NotAvailable: there is no such version, or a file of it is not what was published.
-        ContractError: its ids are of another type than tonight's.
     """
     if version is None:
         return LastCodes(None, None)
@@ -43,9 +42,9 @@ def last_codes(home: Home, items: pa.Array, version: int | None, log: Any) -> La
     except StoreError as error:
         raise NotAvailable(str(error)) from error
     if rows["item_id"].type != items.type:
-        raise ContractError(
-            f"version {version} has {rows['item_id'].type} item ids, tonight's are {items.type}"
-        )
+        why = f"version {version} has {rows['item_id'].type} item ids, tonight's are {items.type}"
+        log.warning("codes have numbers of their own", previous_version=version, why=why)
+        return LastCodes(None, None)
     matrix = codes_matrix(rows["codes"])
     places = pc.index_in(items, value_set=rows["item_id"].combine_chunks())
     known = places.is_valid().to_numpy(zero_copy_only=False)

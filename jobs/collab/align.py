@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from jobs.collab.resume import EpochKeeper
 from jobs.collab.sides import DualAlignment, Targets
 from jobs.collab.warm_start import (
     COMMON_TASTE,
+    FITTED_ON_VALID,
     HISTORY_MAP,
     Previous,
     WarmStartConfig,
@@ -286,6 +288,8 @@ def _checkpoints(
         "inputs": {each.name: each.sha256 for each in run.inputs},
         "previous": previous_sha256,
         "n_epochs": n_epochs,
+        "device": str(chosen_device(config.device)),
+        "compiled": find_spec("numba") is not None,  # its sums have another order
     }
     folder = run.home.run(run.job, run.day) / "checkpoints"
     run.discard(folder)
@@ -334,7 +338,16 @@ def _fitted(
 
 
 def job(config: AlignConfig, run: Run) -> None:
-    """Fit on the train rows, stop on the valid rows; the test rows are never looked at."""
+    """Fit on the train rows, stop on the valid rows; the test rows are never looked at.
+
+    Raises:
+        JobError: users have a projector of their own, which no reader of soft tokens knows of.
+    """
+    if config.user_projector == "own" and config.user_alignment_weight > 0:
+        raise JobError(
+            'user_projector is "own": users and items of a version share one projector, as soft '
+            'tokens are made by it; give "shared", and compare the two on the bench'
+        )
     night, aligned, sha256 = _fitted(config, run, None)
     chosen = aligned.best
     if config.refit_on_valid:
@@ -348,16 +361,7 @@ def job(config: AlignConfig, run: Run) -> None:
 
 
 def tensors_of(aligned: Aligned, config: AlignConfig) -> dict[str, Floats]:
-    """PROJECTORS: the projector and all else of a model that is no row of a user or an item.
-
-    Raises:
-        JobError: users have a projector of their own, which no reader of soft tokens knows of.
-    """
-    if config.user_projector == "own" and config.user_alignment_weight > 0:
-        raise JobError(
-            'user_projector is "own": users and items of a version share one projector, as soft '
-            'tokens are made by it; give "shared", and compare the two on the bench'
-        )
+    """PROJECTORS: the projector and all else of a model that is no row of a user or an item."""
     fitted = aligned.fit
     tensors = {
         **aligned.projector.tensors(),
@@ -368,6 +372,8 @@ def tensors_of(aligned: Aligned, config: AlignConfig) -> dict[str, Floats]:
     if fitted.history is not None and aligned.history_map is not None:
         tensors |= fitted.history.tensors()
         tensors[HISTORY_MAP] = aligned.history_map
+    if config.refit_on_valid:
+        tensors[FITTED_ON_VALID] = np.ones(1, dtype=np.float32)
     if aligned.semantics is not None:
         tensors["semantics"] = aligned.semantics
     return tensors

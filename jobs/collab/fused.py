@@ -49,7 +49,9 @@ def pull(alignment: DualAlignment, users: Tensor, items: Tensor) -> Pulled:
     if user_weight > 0:
         total = total + user_weight * user_loss
     leaves = [of_users, of_items, *drawn.leaves]
-    found = torch.autograd.grad(total, leaves, allow_unused=True)
+    found: Sequence[Tensor | None] = [None] * len(leaves)
+    if total.requires_grad:  # not where nobody drawn has anything to be aligned to
+        found = torch.autograd.grad(total, leaves, allow_unused=True)
     alignment.step(drawn, found[2:])
     user_gradients, item_gradients = (
         torch.zeros_like(leaf) if gradient is None else gradient

@@ -108,8 +108,10 @@ def history_evidence(
         users: (n_users,) whose histories the rows of the user table are.
     """
     rows = train.requests
-    ends = np.zeros(len(histories.starts) - 1, np.int64)
-    np.maximum.at(ends, rows.users, rows.history_ends + (train.labels > 0))
+    is_liked = train.labels > 0
+    # What a user's last row sees may end a day before it, and lists may begin before train does.
+    ends = np.bincount(rows.users[is_liked], minlength=len(histories.starts) - 1)
+    np.maximum.at(ends, rows.users, rows.history_ends + is_liked)
     at_the_end = Requests(users, users, users, ends[users])
     return HistoryEvidence(
         votes=votes,

@@ -24,6 +24,7 @@ from jobs.errors import NotAvailable
 from jobs.job import Config, Run
 
 COMMON_TASTE, HISTORY_MAP = "common_taste", "history.map"
+FITTED_ON_VALID = "fitted_on_valid"  # there if the valid rows were fitted too
 _PROJECTOR_FILE = f"{PROJECTORS.name}.safetensors"
 _SAME_SPACE = ("fingerprint", "dtype", "dim")
 
@@ -145,6 +146,11 @@ def _expected(night: Night) -> dict[str, object]:
 
 def _read(version: Version, night: Night, shape: tuple[int, int, int]) -> Previous:
     weights = load_file(version.file(_PROJECTOR_FILE))
+    if FITTED_ON_VALID in weights:
+        raise Incompatible(
+            f"version {version.version} was fitted to its valid rows, which may be tonight's: they "
+            "could not tell when to stop"
+        )
     users, items = version[USER_FACTORS.name], version[ITEM_FACTORS.name]
     d_cf, n_hidden, d_llm = shape
     there = (users.dim, *weights["hidden.bias"].shape, *weights["output.bias"].shape)

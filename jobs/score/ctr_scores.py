@@ -207,6 +207,12 @@ def score_rows(
     global_bias = float(version.attributes[_GLOBAL_BIAS])
     cold, taste = None, history_taste(version)
     if taste is not None and histories is not None:
+        if len(taste.of_items) != len(items.ids):
+            # Its rows belong to items by their place, and erasing an item moves the places.
+            raise NotAvailable(
+                f"version {version.version} places users by {len(taste.of_items)} items and holds "
+                f"{len(items.ids)}: items were erased since it was fitted; publish a new version"
+            )
         cold = cold_factors(rows, user_places < 0, histories, taste, items.ids)
     logits = mf_logits(users, items, global_bias, user_places, item_places, cold)
     n = rows.num_rows

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.collab.factors import Ratings
+from jobs.collab.fused import pull
 from jobs.collab.infonce import InfoNceConfig
 from jobs.collab.mf import MfConfig, fit
 from jobs.collab.sides import DualAlignment, Targets
@@ -123,3 +124,11 @@ def test_weights_that_diverge_are_told_by_compiled_steps_too():
     train = events(0, 200, 5, 5)
     with pytest.raises(JobError, match="--learning-rate"):
         fitted(train, 5, 5, None, "auto", learning_rate=1e30)
+
+
+def test_nobody_to_align_is_a_plain_step():
+    config = InfoNceConfig(alignment_weight=0, user_alignment_weight=1, n_hidden=4)
+    items, nobody = Targets(units(1, 9, 6)), Targets(np.zeros((6, 6), np.float32))
+    side = DualAlignment(items, nobody, 4, config, 5e-3, 0, CPU)
+    found = pull(side, torch.zeros(6, 4), torch.zeros(9, 4))
+    assert (found.of_items, found.of_users) == (0, 0)

@@ -75,6 +75,16 @@ def test_a_row_sees_the_positives_before_it_and_training_ends_with_its_last_row(
     assert (found.users.starts.tolist(), found.users.ends.tolist()) == ([0, 3], [2, 3])
 
 
+def test_the_last_day_of_a_user_is_known_when_training_ends():
+    # Three positives of one day: no row of that day sees another of them.
+    histories = Histories(np.array([4, 5, 6]), np.array([1, 2, 3]), np.array([0, 3]))
+    train = Labelled(requests([0, 0, 0], [4, 5, 6], [0, 0, 0], [1, 2, 3]), np.ones(3, np.float32))
+    found = history_evidence(
+        np.eye(10, dtype=np.float32), train, requests([0], [7], [3], [9]), histories, np.arange(1)
+    )
+    assert (found.users.starts.tolist(), found.users.ends.tolist()) == ([0], [3])
+
+
 def test_nothing_behind_a_row_s_own_history_changes_any_weight():
     planted = world()
     train, valid = planted.events(2_000, 0), planted.events(400, 1)

@@ -143,3 +143,11 @@ def test_the_map_from_histories_goes_on_too(home):
     warm = run(home, config.model_copy(update={"previous_version": 1, "scratch_every": 0}))
     losses = [each.manifest.metrics["train_log_loss"] for each in (warm, cold)]
     assert losses[0] < losses[1]
+
+
+def test_a_version_that_was_fitted_to_its_valid_rows_starts_nothing(home):
+    a_night(home)
+    run(home, SHORT.model_copy(update={"refit_on_valid": True}))
+    publish(home)
+    warm = run(home, WARM, force=True)
+    assert warm.manifest.result == {"previous_version_sha256": None}

@@ -9,6 +9,7 @@ import pytest
 from embedding_store import EmbeddingStore, TableSpec
 from embedding_store.lookup import Version, open_version
 from jobs.collab.visible import HistoryTaste
+from jobs.errors import NotAvailable
 from jobs.score.ctr_scores import score_rows
 from tests.conftest import DAY
 
@@ -84,3 +85,13 @@ def test_positives_behind_a_row_s_history_change_nothing(version):
     longer = pa.table({"user_id": [7, 8, 9], "item_ids": [[20], [10, 99, 20, 20, 20], [10]]})
     asked = rows([8, 9], [20, 10], [1, 0])
     assert logits(version, asked, longer) == logits(version, asked, HISTORIES)
+
+
+def test_a_version_that_lost_an_item_since_it_was_fitted_is_refused(home, version):
+    store = EmbeddingStore(home.store)
+    store.erase("item_factors", 10, reason="a test", actor="tester")
+    later = open_version(home.store, max(each.version for each in store.versions()))
+    with pytest.raises(
+        NotAvailable, match="places users by 2 items and holds 1: items were erased"
+    ):
+        logits(later, rows([8], [20], [1]), HISTORIES)
