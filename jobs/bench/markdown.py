@@ -65,8 +65,10 @@ def _lines(result: BenchResult) -> Iterator[str]:
     yield ""
     yield f"Protocol **{result.protocol}**: {result.protocol_says}"
     if result.n_days:
-        yield f"Test rows lie on {result.n_days} days; a system is fitted anew on each "
-        yield "unless it says so."
+        yield (
+            f"Test rows lie on {result.n_days} days; a system is fitted anew on each day unless it "
+            "says so."
+        )
     yield ""
     yield from _table(result.systems, main_columns(result))
     yield ""

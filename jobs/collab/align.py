@@ -24,7 +24,6 @@ from jobs.collab.sides import DualAlignment, Targets
 from jobs.collab.warm_start import (
     COMMON_TASTE,
     FITTED_ON_VALID,
-    HISTORY_MAP,
     Previous,
     WarmStartConfig,
     previous_of,
@@ -369,9 +368,8 @@ def tensors_of(aligned: Aligned, config: AlignConfig) -> dict[str, Floats]:
         "temperature": np.array([config.temperature], dtype=np.float32),
         COMMON_TASTE: fitted.common_taste,
     }
-    if fitted.history is not None and aligned.history_map is not None:
+    if fitted.history is not None:
         tensors |= fitted.history.tensors()
-        tensors[HISTORY_MAP] = aligned.history_map
     if config.refit_on_valid:
         tensors[FITTED_ON_VALID] = np.ones(1, dtype=np.float32)
     if aligned.semantics is not None:

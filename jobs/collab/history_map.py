@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from jobs.collab.factors import Floats
+from jobs.collab.factors import Floats, Ints
 from jobs.collab.row_adam import RowAdam
 from jobs.collab.streams import stream
 from jobs.collab.visible import HistoryTaste, Visible
@@ -83,6 +83,15 @@ class HistoryMap:
         self._users = _Stretches(evidence.users.latest(config.history_length), device)
         self._random = stream(seed, "events as of nobody")
         self.table = RowAdam(torch.zeros(self._votes.shape[1], d, device=device), learning_rate)
+
+    def start_from(self, items: Ints, said: Floats) -> None:
+        """Say of `items` (b,) rows what an earlier map said of them, (b, d), as nearly as it can.
+
+        By least squares, and not by its matrix: the principal components turn from night to night.
+        """
+        votes = self._votes[torch.as_tensor(items, device=self._device)].cpu().numpy()
+        found, *_ = np.linalg.lstsq(votes.astype(np.float64), said.astype(np.float64), rcond=None)
+        self.table.weights.copy_(torch.tensor(found, dtype=torch.float32))
 
     def profiles_of_events(self, events: Tensor) -> Tensor:
         """(b, d_x) as each train event may see it."""

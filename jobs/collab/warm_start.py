@@ -19,11 +19,12 @@ from jobs.collab.factors import Factors, Floats, Ints
 from jobs.collab.history_map import HistoryMap
 from jobs.collab.mf import Start
 from jobs.collab.sides import DualAlignment
+from jobs.collab.visible import HistoryTaste
 from jobs.datasets import ITEM_FACTORS, PROJECTORS, USER_FACTORS
 from jobs.errors import NotAvailable
 from jobs.job import Config, Run
 
-COMMON_TASTE, HISTORY_MAP = "common_taste", "history.map"
+COMMON_TASTE = "common_taste"
 FITTED_ON_VALID = "fitted_on_valid"  # there if the valid rows were fitted too
 _PROJECTOR_FILE = f"{PROJECTORS.name}.safetensors"
 _SAME_SPACE = ("fingerprint", "dtype", "dim")
@@ -80,15 +81,14 @@ class Previous:
         return Start(merged, taste)
 
     def give_weights(self, alignment: DualAlignment, history: HistoryMap | None) -> None:
-        """Bring the earlier projector, and the map where it has the same shape, into place."""
+        """Bring the earlier projector, and what histories said, into place."""
         with torch.no_grad():
             for name, weights in alignment.projector.named_parameters():
                 weights.copy_(torch.tensor(self.weights[name]))
-            found = self.weights.get(HISTORY_MAP)
-            if history is None or found is None:
-                return
-            if found.shape == tuple(history.table.weights.shape):
-                history.table.weights.copy_(torch.tensor(found))
+            said = HistoryTaste.of(self.weights)
+            known = np.flatnonzero(self.item_places >= 0)
+            if history is not None and said is not None and len(known):
+                history.start_from(known, said.of_items[self.item_places[known]])
 
 
 def _merged(first: Floats, earlier: Floats, places: Ints) -> Floats:
@@ -159,6 +159,9 @@ def _read(version: Version, night: Night, shape: tuple[int, int, int]) -> Previo
             f"version {version.version} has factors of {there[0]}, a hidden layer of {there[1]} "
             f"and {there[2]} dimensions of the LLM; tonight's are {d_cf}, {n_hidden} and {d_llm}"
         )
+    said = HistoryTaste.of(weights)
+    if said is not None and len(said.of_items) != len(items.ids):
+        raise Incompatible(f"version {version.version} has lost items since it was fitted")
     for name, table, ids in (("user", users, night.users), ("item", items, night.items)):
         if table.ids.type != ids.type:
             raise Incompatible(f"version {version.version} has {name} ids as {table.ids.type}")

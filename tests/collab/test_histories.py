@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from jobs.collab.align import align
 from jobs.collab.factors import UNKNOWN, Ratings
+from jobs.collab.history_map import HistoryConfig, HistoryEvidence, HistoryMap
 from jobs.collab.profiles import ProfileConfig
 from jobs.collab.systems import Histories, Labelled, Requests
 from jobs.collab.user_alignment import (
@@ -218,3 +220,18 @@ def test_a_profile_of_codes_points_to_the_codes_of_the_likes():
     found = code_targets(TRAIN, 3, codes, own)
     assert found.tolist() == [[1, 0], [0, 0], [0, 1]]
     assert one_hot(codes).tolist() == [[1, 0], [0, 1], [0, 1]]
+
+
+def test_a_map_says_of_the_items_what_an_earlier_one_said_in_another_basis():
+    random = np.random.default_rng(0)
+    votes = random.normal(size=(30, 4)).astype(np.float32)
+    votes -= votes.mean(axis=0)
+    said = votes @ random.normal(size=(4, 3)).astype(np.float32)
+    others = 3 * random.normal(size=(5, 4)).astype(np.float32)
+    tonight = np.concatenate([votes, others, -others])  # the same mean, other components
+    nothing = Visible(np.zeros(0, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64))
+    config = HistoryConfig(cold_users="profile", history_components=4)
+    evidence = HistoryEvidence(tonight, nothing, nothing, nothing)
+    mapped = HistoryMap(evidence, 3, config, 1e-3, 0, torch.device("cpu"))
+    mapped.start_from(np.arange(30), said)
+    assert np.allclose(mapped.taste().of_items[:30], said, atol=1e-4)
