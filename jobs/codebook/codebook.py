@@ -185,7 +185,8 @@ def _record(run: Run, book: Codebook) -> None:
     for level, moved in enumerate(book.drift):
         run.metric(f"drift_level_{level}", moved.changed)
         run.metric(f"drift_unmatched_level_{level}", moved.changed_unmatched)
-        run.metric("n_items_of_last_night", moved.n_items)
+    if book.drift:
+        run.metric("n_items_of_last_night", book.drift[0].n_items)
 
 
 def job(config: CodebookConfig, run: Run) -> None:

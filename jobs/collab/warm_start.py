@@ -123,7 +123,10 @@ def previous_of(
         NotAvailable: there is no such version, or a file of it is not what was published.
     """
     number = config.previous_version
-    if number is None or is_scratch_day(run.day, config.scratch_every):
+    if number is None:
+        return None, None
+    if is_scratch_day(run.day, config.scratch_every):
+        run.log.info("starts from scratch", previous_version=number, why="the schedule's day")
         return None, None
     try:
         with open_version(run.home.store, number, expect=_expected(night)) as version:
@@ -133,6 +136,7 @@ def previous_of(
         return None, None
     except StoreError as error:
         raise NotAvailable(str(error)) from error
+    run.log.info("starts from the last version", previous_version=number)
     return found, version.manifest_sha256
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 
 import pytest
 
-from jobs.bench.backtest.nights import fitting, run_job
+from jobs.bench.backtest.nights import fitting, refuse_unknown, run_job
 from jobs.bench.backtest.plan import Folder, Plan, settings_of
 from jobs.bench.backtest.replay import planned
 from jobs.errors import JobError
@@ -95,3 +96,18 @@ def test_a_source_that_has_grown_since_does_not_change_a_plan(tmp_path):
     assert folder.root == tmp_path / "backtests" / "sample_2026-01-20_2026-01-22"
     folder.begin(begun, home.cache)
     assert planned(home, None, lambda: date(2026, 2, 1), **fields)[0] == begun
+
+
+@pytest.mark.parametrize(
+    ("job", "field", "hint"),
+    [("align", "max_epoch", "do you mean max_epochs?"), ("splits", "bogus", "there are ")],
+)
+def test_a_setting_that_its_job_does_not_have_is_refused_before_any_night(job, field, hint):
+    refuse_unknown({"align": {"max_epochs": 5}})
+    with pytest.raises(JobError, match=re.escape(f"--set {job}.{field}: no such setting; {hint}")):
+        refuse_unknown({job: {field: 5}})
+
+
+def test_jobs_that_are_not_replayed_take_no_setting():
+    with pytest.raises(JobError, match=r"--set score\.x=1: expected JOB\.FIELD=VALUE"):
+        settings_of(["score.x=1"])

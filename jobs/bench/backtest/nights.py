@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from datetime import date
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
@@ -16,17 +17,16 @@ from embedding_store import EmbeddingStore
 from embedding_store.errors import StoreError
 from embedding_store.garbage import Policy
 from embedding_store.lookup import previous_version
-from jobs.bench.backtest.plan import Plan
+from jobs.bench.backtest.plan import REPLAYED, Plan
 from jobs.check import check
 from jobs.datasets import ALL
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Outcome, execute, load_manifest
-from jobs.launch import MODULES, NIGHTLY
+from jobs.job import Config, Outcome, execute, load_manifest
+from jobs.launch import MODULES
 from jobs.publish import PublishConfig
 
 ALIAS = PublishConfig().alias
-NOT_REPLAYED = ("score", "report")  # they judge a night by rows of its own past
 _WAIT_S = 60.0  # for a job of a call that was killed a moment ago
 # A scratch store has one reader, so what no alias needs can go at once.
 _KEEP_NOTHING = Policy(keep_last=1, younger_than_s=0.0, attempt_age_s=0.0, skew_s=0.0)
@@ -44,6 +44,27 @@ class NightRecord(BaseModel):
     serving: int | None  # the version that the alias names after this night
     metrics: dict[str, float] = {}  # of fitting
     seconds: dict[str, float]  # of each job, its checks included
+
+
+def _job(name: str) -> tuple[Any, type[Config]]:
+    """The module of a job and its config."""
+    module = importlib.import_module(MODULES[name])
+    return module, get_type_hints(module.job)["config"]
+
+
+def refuse_unknown(settings: Mapping[str, Mapping[str, object]]) -> None:
+    """Say before any night runs that a setting is none of its job's.
+
+    Raises:
+        JobError: names it, and the nearest that there is.
+    """
+    for job, fields in settings.items():
+        known = list(_job(job)[1].model_fields)
+        for field in fields:
+            if field not in known:
+                near = get_close_matches(field, known, n=1)
+                hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+                raise JobError(f"--set {job}.{field}: no such setting; {hint}")
 
 
 def run_job(
@@ -65,8 +86,7 @@ def run_job(
     Raises:
         JobError: a setting is none of the job's, or the job failed.
     """
-    module: Any = importlib.import_module(MODULES[job])
-    config_class = get_type_hints(module.job)["config"]
+    module, config_class = _job(job)
     fields = {name: value for name, value in given.items() if name in config_class.model_fields}
     try:
         config = config_class(**{**fields, **settings})
@@ -108,7 +128,7 @@ def run_night(plan: Plan, night: date, home: Home) -> NightRecord:
     for job, fields in plan.settings.items():
         settings[job] = settings.get(job, {}) | fields
     seconds, said = {}, {}
-    for job in (each for each in NIGHTLY if each not in NOT_REPLAYED):
+    for job in REPLAYED:
         started = time.monotonic()
         try:
             said = run_job(job, night, home, given, settings.get(job, {})).manifest.result

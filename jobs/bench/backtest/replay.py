@@ -20,6 +20,7 @@ from rich.console import Console
 
 from jobs.bench.backtest.beside import title_of
 from jobs.bench.backtest.figures import BacktestFigures, judged
+from jobs.bench.backtest.nights import refuse_unknown
 from jobs.bench.backtest.outcomes import find_outcomes, outcomes
 from jobs.bench.backtest.page import render
 from jobs.bench.backtest.plan import Folder, Plan
@@ -73,6 +74,7 @@ def backtest(
         NightFailed: a night failed; the days before it are judged and written.
         JobError: the folder is another backtest's, or the period has no events.
     """
+    refuse_unknown(plan.settings)
     with _alone(folder):
         folder.begin(plan, home.cache)
         if not folder.requests.is_file():
