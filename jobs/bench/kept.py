@@ -9,7 +9,6 @@ import os
 import shutil
 from datetime import date
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from jobs.bench.evidence import SPLIT_NAMES, BenchRows
+from jobs.bench.machine import installed
 from jobs.bench.protocols import Protocol
 from jobs.collab.baselines.registry import SYSTEMS
 from jobs.collab.factors import Ints
@@ -233,13 +233,7 @@ def _named(system: str, settings: object) -> set[str]:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that the last bits of a score depend on."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed(_LIBRARIES)
 
 
 def _closure(names: set[str]) -> set[str]:

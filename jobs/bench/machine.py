@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jobs.manifest import code_version
 
-_LIBRARIES = ("torch", "numpy", "lightgbm", "pyarrow")
+_LIBRARIES = ("torch", "numpy", "numba", "lightgbm", "pyarrow")
 
 
 def machine(n_threads: int) -> dict[str, str | int]:
@@ -25,8 +26,17 @@ def machine(n_threads: int) -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Tidemark, Python, and the libraries that are installed."""
-    found = {"tidemark": code_version(), "python": platform.python_version()}
-    for name in _LIBRARIES:
+    return {
+        "tidemark": code_version(),
+        "python": platform.python_version(),
+        **installed(_LIBRARIES),
+    }
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those of the distributions that are there."""
+    found = {}
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
