@@ -349,6 +349,62 @@ ITEM_FACTORS = Dataset(
     max_row_loss=0.5,
 )
 PROJECTORS = Dataset("projectors", producer="align", format=Format.SAFETENSORS)
+CONTROL_LOGITS = Dataset(
+    "control_logits",
+    producer="control",
+    columns={
+        "split": "string",
+        "row": "int32",
+        "logit": "float32",  # train: by fits that have not seen the row; others: by the fit on train
+        "frozen_logit": "float32",  # with histories that end where the row's split begins
+    },
+    key=("split", "row"),
+    nullable=("frozen_logit",),  # of train rows
+)
+TOKEN_WEIGHTS = Dataset("token_weights", producer="tune", format=Format.SAFETENSORS)
+TOKEN_CONFIG = Dataset("token_config", producer="tune", format=Format.JSON)
+TUNED_ADAPTER = Dataset("tuned_adapter", producer="tune", format=Format.SAFETENSORS)
+TUNE_CURVE = Dataset(
+    "tune_curve",
+    producer="tune",
+    columns=ADAPT_CURVE.columns,
+    key=ADAPT_CURVE.key,
+    nullable=ADAPT_CURVE.nullable,
+)
+TUNE_VALID = Dataset(
+    "tune_valid",
+    producer="tune",
+    columns={
+        "split": "string",
+        "row": "int32",
+        "logit": "float32",  # l_yes - l_no by the weights that were kept
+        "offset": "float32",  # the control's logit that it was trained on top of; 0 without one
+    },
+    key=("split", "row"),
+)
+# What the mappers of TOKEN_WEIGHTS read: factors with biases and counts, standardised.
+USER_TOKEN_INPUTS = Dataset(
+    "user_token_inputs",
+    producer="tune",
+    columns={"user_id": "id", "input": "vector"},
+    key=("user_id",),
+)
+ITEM_TOKEN_INPUTS = Dataset(
+    "item_token_inputs",
+    producer="tune",
+    columns={
+        "item_id": "id",
+        "input": "vector",
+        "history": "vector",  # what liking it adds to the input of a user known by history alone
+    },
+    key=("item_id",),
+)
+WARM_TOKEN_INPUTS = Dataset(
+    "warm_token_inputs",
+    producer="tune",
+    columns={"item_id": "id", "input": "vector"},  # the LLM's own vector of the item's text
+    key=("item_id",),
+)
 USER_TOKENS = Dataset(
     "user_tokens",
     producer="project",
@@ -361,6 +417,29 @@ ITEM_TOKENS = Dataset(
     columns={"item_id": "id", "tokens": "vector"},
     key=("item_id",),
 )
+WARM_TOKENS = Dataset(
+    "warm_tokens",
+    producer="project",
+    columns={"item_id": "id", "tokens": "vector"},
+    key=("item_id",),
+)
+TOKEN_NORMS = Dataset(
+    "token_norms",
+    producer="project",
+    columns={  # one row for each kind that the prompt has
+        "kind": "string",  # user, item, warm
+        "mapper": "string",  # mlp, linear, qformer
+        "n_tokens": "int32",
+        "d_llm": "int32",
+        "scale": "float32",  # what the mapped inputs are multiplied by
+        "n_rows": "int64",
+        "is_materialised": "bool",  # else readers project them
+        "mean_norm": "float64",  # Euclidean length of a token
+        "norm_ratio": "float64",  # over that of the backbone's token embeddings
+    },
+    key=("kind",),
+    nullable=("mean_norm", "norm_ratio"),  # of a kind without rows
+)
 PUBLICATIONS = Dataset(
     "publications",
     producer="publish",
@@ -372,6 +451,24 @@ PUBLICATIONS = Dataset(
     },
     key=("version",),
 )
+CALIBRATION = Dataset("calibration", producer="calibrate", format=Format.JSON)
+CANDIDATES = Dataset(
+    "candidates",
+    producer="candidates",
+    columns={
+        "version": "int64",  # of the embedding store: the one that chose them, and will score them
+        "split": "string",  # of SPLITS where they are its rows; top_k where an index proposed them
+        "row": "int32",  # 0-based place within the split; of top_k by user, the best item first
+        "user_id": "id",
+        "item_id": "id",
+        "label": "int8",  # null where nobody knows it yet
+        "rated_at": "timestamp",  # of top_k the midnight of the day
+        "history_end": "int32",  # histories.item_ids[:history_end] is what the row may see
+        "is_warm": "bool",  # user and item both occur in train
+    },
+    key=("split", "row"),
+    nullable=("label",),
+)
 CTR_SCORES = Dataset(
     "ctr_scores",
     producer="score",
@@ -380,14 +477,15 @@ CTR_SCORES = Dataset(
         "row": "int32",
         "user_id": "id",
         "item_id": "id",
-        "label": "int8",
+        "label": "int8",  # null where nobody knows it yet
         "is_warm": "bool",
         "version": "int64",  # of the embedding store
-        "model": "string",
-        "logit": "float32",
-        "probability": "float32",
+        "model": "string",  # mf, llm, fused: each scores every candidate
+        "logit": "float32",  # as the model gives it
+        "probability": "float32",  # calibrated as the version says
     },
-    key=("split", "row"),
+    key=("split", "row", "model"),
+    nullable=("label",),
 )
 LLM_SCORES = Dataset(
     "llm_scores",
@@ -404,6 +502,7 @@ LLM_SCORES = Dataset(
     key=("split", "row"),
 )
 METRICS = Dataset("metrics", producer="report", format=Format.JSON)
+METRICS_SCHEMA = Dataset("metrics.schema", producer="report", format=Format.JSON)
 REPORT = Dataset("report", producer="report", format=Format.HTML)
 
 EMBEDDING_VERSIONS_URI = "warehouse://embedding_versions"  # the asset that promotion updates
@@ -435,13 +534,27 @@ ALL = (
     USER_FACTORS,
     ITEM_FACTORS,
     PROJECTORS,
+    CONTROL_LOGITS,
+    TOKEN_WEIGHTS,
+    TOKEN_CONFIG,
+    TUNED_ADAPTER,
+    TUNE_CURVE,
+    TUNE_VALID,
+    USER_TOKEN_INPUTS,
+    ITEM_TOKEN_INPUTS,
+    WARM_TOKEN_INPUTS,
     USER_TOKENS,
     ITEM_TOKENS,
+    WARM_TOKENS,
+    TOKEN_NORMS,
+    CALIBRATION,
     PUBLICATIONS,
+    CANDIDATES,
     CTR_SCORES,
     LLM_SCORES,
     LLM_DIAGNOSTICS,
     METRICS,
+    METRICS_SCHEMA,
     REPORT,
 )
 BY_NAME = {dataset.name: dataset for dataset in ALL}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from datetime import date
+from typing import get_type_hints
 
 from jobs.check import check
 from jobs.home import Home
-from jobs.job import Config, Outcome, execute
+from jobs.job import Outcome, execute
 from jobs.launch import MODULES
 from tests.conftest import DAY
 
@@ -16,11 +16,7 @@ from tests.conftest import DAY
 def run_job(job: str, home: Home, day: date = DAY, **fields: object) -> Outcome:
     """One job of the chain with its checks; `fields` set its config."""
     module = importlib.import_module(MODULES[job])
-    config_class = next(
-        each
-        for each in vars(module).values()
-        if inspect.isclass(each) and issubclass(each, Config) and each.__module__ == MODULES[job]
-    )
+    config_class = get_type_hints(module.job)["config"]
     outcome = execute(
         job,
         config_class(**fields),

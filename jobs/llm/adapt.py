@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 from safetensors.numpy import save
 from torch import nn
@@ -27,21 +25,27 @@ from jobs.datasets import (
     SPLITS,
 )
 from jobs.home import Home
-from jobs.job import Run, load_manifest
+from jobs.job import Run
 from jobs.llm.adapters import OURS, check_backbone, find_adapter
 from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone, chosen_device, load, resolve
-from jobs.llm.checkpoints import Checkpoints
-from jobs.llm.course import CourseConfig, Fitted, Point, fit, planned_steps
-from jobs.llm.estimate import estimate_of, peak_memory_bytes
+from jobs.llm.course import CourseConfig, Fitted
+from jobs.llm.course_job import (
+    checkpoints_of,
+    curve_table,
+    fit_and_tell,
+    forget_others,
+    measure,
+    say_what,
+)
+from jobs.llm.estimate import estimate_of
 from jobs.llm.fingerprint import sha256_json
-from jobs.llm.lora import ALL_LINEAR, assign, chosen_targets, inject
+from jobs.llm.lora import ALL_LINEAR, assign, chosen_targets, inject, peft_config
 from jobs.llm.processes import ALONE, Processes, from_environment
 from jobs.llm.prompts import template_record
 from jobs.llm.reading import Reader, ReadingConfig, refuse_untrainable
 from jobs.llm.sequences import refuse_too_long
 from jobs.llm.together import lead_or_follow
 from jobs.llm.training import Rows, Trainer
-from jobs.progress import progress
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -165,16 +169,7 @@ def adapter_config(prepared: Prepared, config: AdaptConfig, fitted: Fitted) -> d
     """adapter_config.json as peft reads it; what it has no field for is under `tidemark`."""
     files = prepared.backbone.files
     return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": files.name,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "target_modules": prepared.targets,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
+        **peft_config(files.name, config.rank, config.alpha, config.dropout, prepared.targets),
         OURS: {
             "backbone": {
                 "name": files.name,
@@ -195,21 +190,8 @@ def _write(run: Run, prepared: Prepared, config: AdaptConfig, fitted: Fitted, ke
     described = adapter_config(prepared, config, fitted)
     run.write_tensors(ADAPTER, tensors)
     run.write_text(ADAPTER_CONFIG, json.dumps(described, indent=1, sort_keys=True) + "\n")
-    run.write(ADAPT_CURVE, _curve(course.curve))
+    run.write(ADAPT_CURVE, curve_table(ADAPT_CURVE, course.curve))
     run.result = {"adapter": _fingerprint(described, tensors), "checkpoints": key}
-
-
-def _curve(points: list[Point]) -> pa.Table:
-    types = {"step": pa.int32(), "tokens": pa.int64()}
-    names = list(ADAPT_CURVE.columns or {})
-    return pa.table(
-        {
-            name: pa.array(
-                [getattr(point, name) for point in points], types.get(name, pa.float64())
-            )
-            for name in names
-        }
-    )
 
 
 def _fingerprint(described: dict[str, Any], tensors: Arrays) -> str:
@@ -235,100 +217,15 @@ def job(config: AdaptConfig, run: Run) -> None:
             "template": prepared.reader.template.sha256,
         }
     )[:16]
-    checkpoints = Checkpoints(_checkpoint_folder(run) / key)
+    train, valid = prepared.train, prepared.valid
     trainer = prepared.trainer(config, run.log, processes)
     if processes.is_first:
-        _say_what(run, prepared, trainer)
-    fitted = _fit(config, run, prepared, trainer, checkpoints)
+        say_what(run, trainer, files, train, valid)
+    fitted = fit_and_tell(run, trainer, train, valid, config, checkpoints_of(run, key))
     if processes.is_first:
         _write(run, prepared, config, fitted, key)
-        _measure(run, prepared, fitted, trainer)
-        _forget_others(run, key)
-
-
-def _checkpoint_folder(run: Run) -> Path:
-    return run.home.run(run.job, run.day) / "checkpoints"
-
-
-def _resumable(run: Run, checkpoints: Checkpoints) -> int:
-    """Tokens that an earlier, unfinished run has read.
-
-    A run that ended is not resumed: --force asks for all of the work again.
-    """
-    last = load_manifest(run.home, run.job, run.day)
-    newest = checkpoints.newest()
-    if newest is None:
-        return 0
-    if (
-        newest.facts["is_finished"]
-        and last
-        and last.result.get("checkpoints") == checkpoints.folder.name
-    ):
-        checkpoints.clear()
-        return 0
-    run.log.info("going on from a checkpoint", step=newest.step)
-    return int(newest.facts["course"]["tokens"])
-
-
-def _forget_others(run: Run, key: str) -> None:
-    for folder in _checkpoint_folder(run).iterdir():
-        if folder.name != key:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fit(
-    config: AdaptConfig, run: Run, prepared: Prepared, trainer: Trainer, checkpoints: Checkpoints
-) -> Fitted:
-    train, valid = prepared.train, prepared.valid
-    if not trainer.processes.is_first:
-        return fit(trainer, train, valid, config, checkpoints)
-    n_read = _resumable(run, checkpoints)
-    n_tokens = sum(step.n_tokens for step in planned_steps(train, config))
-
-    def on_point(point: Point) -> None:
-        said = {name: value for name, value in asdict(point).items() if value is not None}
-        run.log.info("judged", **{name: round(value, 5) for name, value in said.items()})
-
-    with progress("adapt", n_tokens - n_read, "tokens") as advance:
-        return fit(
-            trainer, train, valid, config, checkpoints, lambda n, s: advance(n, **s), on_point
-        )
-
-
-def _say_what(run: Run, prepared: Prepared, trainer: Trainer) -> None:
-    model, files = prepared.backbone.model, prepared.backbone.files
-    run.log.info(
-        "adapting",
-        backbone=files.name,
-        fingerprint=files.fingerprint[:12],
-        device=str(trainer.device),
-        dtype=str(model.dtype).removeprefix("torch."),
-        processes=trainer.processes.n,
-        learned=sum(weight.numel() for weight in prepared.learned.values()),
-        train_rows=prepared.train.n_answers,
-        train_tokens=sum(prepared.train.lengths),
-        valid_rows=prepared.valid.n_answers,
-    )
-
-
-def _measure(run: Run, prepared: Prepared, fitted: Fitted, trainer: Trainer) -> None:
-    course = fitted.course
-    best = next(point for point in course.curve if point.step == course.best_step)
-    figures = {
-        "n_train_rows": prepared.train.n_answers,
-        "n_train_tokens": course.tokens,
-        "n_steps": course.step,
-        "best_step": course.best_step,
-        "valid_auc_before": course.curve[0].valid_auc,
-        "valid_auc": best.valid_auc,
-        "valid_uauc": best.valid_uauc,
-        "tokens_per_s": course.tokens / max(course.seconds, 1e-9),  # evaluations included
-        "batch_tokens": fitted.batch_tokens,
-        "peak_memory_bytes": peak_memory_bytes(trainer.device),
-    }
-    for name, value in figures.items():
-        if value is not None:
-            run.metric(name, value)
+        measure(run, trainer, train, fitted)
+        forget_others(run, key)
 
 
 def estimate(config: AdaptConfig, run: Run) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def suit_attention(model: Any) -> int:
             "could see one another; use a backbone whose layers all attend"
         )
     is_cuda = next(model.parameters()).device.type == "cuda"
-    if is_cuda and getattr(model, "_supports_flex_attn", False):
+    # A steered one stays what it is: see `jobs.llm.steering.steerable`.
+    if is_cuda and getattr(model, "_supports_flex_attn", False) and not _is_flex(model):
         model.set_attn_implementation(FLEX)
     return BLOCK if _is_flex(model) else 1
 

@@ -239,7 +239,7 @@ class _Run:
         self._on_point(point)
 
     def _aucs(self) -> tuple[float | None, float | None]:
-        logits = self._trainer.score(self._valid)
+        logits = self._valid.with_offsets(self._trainer.score(self._valid))
         scored = np.flatnonzero(~np.isnan(logits))
         labels, users = self._valid.labels[scored], self._valid.users[scored]
         return auc(labels, logits[scored]), uauc(users, labels, logits[scored])[0]

@@ -29,9 +29,9 @@ from jobs.llm.prompts import template_record
 from jobs.llm.reading import Reader, ReadingConfig
 from jobs.llm.scoring import KeptParts, Scorer, in_parts
 from jobs.llm.sequences import PackedSequence, refuse_too_long
-from jobs.progress import progress
+from jobs.llm.shared_parts import score_parts
 from jobs.report.metrics import auc, uauc
-from jobs.score.ctr_scores import sigmoid
+from jobs.score.calibration import sigmoid
 
 _TRIED_BATCHES = 3
 
@@ -163,21 +163,15 @@ def _score(prepared: Prepared, config: LlmScoresConfig, run: Run) -> pa.Table:
     said = {"facts": prepared.facts, "inputs": inputs, "config": config.model_dump(mode="json")}
     kept = KeptParts(run.home.run(run.job, run.day) / "parts", sha256_json(said)[:32])
     parts = in_parts(prepared.sequences, config.part_tokens)
-    found = [kept.load(number, part) for number, part in enumerate(parts)]
-    left = [number for number, scores in enumerate(found) if scores is None]
-    if len(left) < len(parts):
-        run.log.info("going on", parts_done=len(parts) - len(left), parts=len(parts))
-    n_tokens = sum(len(sequence) for number in left for sequence in parts[number])
-    started = time.monotonic()
-    with progress("llm_scores", n_tokens, "tokens") as advance:
-        for number in left:
-            scores = prepared.scorer.score(parts[number], advance)
-            kept.keep(number, *scores)
-            found[number] = scores
-    if n_tokens:
-        run.metric("tokens_per_s", n_tokens / (time.monotonic() - started))
-    rows, logits = zip(*(scores for scores in found if scores is not None), strict=True)
-    table = scores_table(prepared.splits, np.concatenate(rows), np.concatenate(logits))
+
+    def going_on(n_done: int) -> None:
+        run.log.info("going on", parts_done=n_done, parts=len(parts))
+
+    scored = score_parts("llm_scores", parts, kept, prepared.scorer.score, going_on=going_on)
+    assert scored is not None  # alone
+    if scored.n_tokens:
+        run.metric("tokens_per_s", scored.n_tokens / scored.seconds)
+    table = scores_table(prepared.splits, scored.rows, scored.logits)
     kept.clear()
     return table
 

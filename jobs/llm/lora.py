@@ -90,6 +90,24 @@ def inject(
     return learned
 
 
+def peft_config(
+    backbone: str, rank: int, alpha: float, dropout: float, targets: Sequence[str]
+) -> dict[str, Any]:
+    """What peft's adapter_config.json says of an adapter that `inject` made."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": backbone,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": list(targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+
+
 class _LowRankSum(torch.autograd.Function):
     """y = x W^T + bias + scale (x A^T) B^T, written into one output; W learns nothing.
 

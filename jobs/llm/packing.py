@@ -124,23 +124,25 @@ class _Writer:
         self.ids: list[int] = []
         self.parts: list[tuple[int, int, int, bool]] = []  # length, position, event, is shown
         self.answers: list[tuple[int, int]] = []
-        self.soft: list[tuple[int, int, int, int]] = []
+        self.soft: list[tuple[int, int, int, int, int]] = []
         self.n_visible = 0  # tokens that later events see
         self.n_events = PREFIX_EVENT - 1
 
-    def shown(self, segment: Segment, item: int) -> int:
-        """Write what later events see; returns where it begins."""
+    def shown(self, segment: Segment, item: int, end: int) -> int:
+        """Write what later events see, soft tokens as of entry `end`; returns where it begins."""
         self.n_events += 1
-        return self._write(segment, item, is_shown=True)
+        return self._write(segment, item, end, is_shown=True)
 
-    def hidden(self, segment: Segment, item: int, row: int, no_history: Segment | None) -> None:
-        """Write a question that nothing else sees."""
+    def hidden(
+        self, segment: Segment, item: int, end: int, row: int, no_history: Segment | None
+    ) -> None:
+        """Write a question that nothing else sees, soft tokens as of entry `end`."""
         self.n_events += 1
         position = self.n_visible
         if no_history:
-            self._write(no_history, item, is_shown=False)
+            self._write(no_history, item, end, is_shown=False)
             self.n_visible += len(no_history)
-        start = self._write(segment, item, is_shown=False)
+        start = self._write(segment, item, end, is_shown=False)
         self.n_visible = position
         self.asked(start + len(segment) - 1, row)
 
@@ -148,12 +150,12 @@ class _Writer:
         """An answer is read at `place`."""
         self.answers.append((place, row))
 
-    def _write(self, segment: Segment, item: int, *, is_shown: bool) -> int:
+    def _write(self, segment: Segment, item: int, end: int, *, is_shown: bool) -> int:
         start = len(self.ids)
         self.ids += segment.ids
         self.parts.append((len(segment), self.n_visible, self.n_events, is_shown))
         for offset, kind, nth in segment.soft:
-            self.soft.append((start + offset, int(kind), nth, item if kind else self.user))
+            self.soft.append((start + offset, int(kind), nth, item if kind else self.user, end))
         if is_shown:
             self.n_visible += len(segment)
         return start
@@ -166,7 +168,7 @@ class _Writer:
         starts = np.cumsum(lengths) - lengths
         within = np.arange(len(self.ids)) - np.repeat(starts, lengths)
         answers = np.array(self.answers, np.int64).reshape(-1, 2)
-        soft = np.array(self.soft, np.int64).reshape(-1, 4)
+        soft = np.array(self.soft, np.int64).reshape(-1, 5)
         return PackedSequence(
             input_ids=np.array(self.ids, np.int32),
             position_ids=(np.repeat(positions, lengths) + within).astype(np.int32),
@@ -178,6 +180,7 @@ class _Writer:
             soft_kind=soft[:, 1].astype(np.int8),
             soft_nth=soft[:, 2].astype(np.int8),
             soft_of=soft[:, 3],
+            soft_end=soft[:, 4].astype(np.int32),
         )
 
 
@@ -205,16 +208,18 @@ class _User:
     def writer(self, begin: int, end: int) -> _Writer:
         """A sequence with the prefix and entries [begin, end) as context."""
         writer = _Writer(self.events.user)
-        writer.shown(self.prompt.prefix, -1)
+        # The prefix is the same for all rows of a window: it may know what lies before that alone.
+        writer.shown(self.prompt.prefix, -1, begin)
         for place in range(begin, end):
-            writer.shown(self.entries[place], int(self.events.chain_items[place]))
+            writer.shown(self.entries[place], int(self.events.chain_items[place]), place)
         return writer
 
     def ask(self, writer: _Writer, number: int, *, is_first: bool) -> None:
         """Write row `number` as a question that nothing else sees."""
         item, row = int(self.events.items[number]), int(self.events.rows[number])
         no_history = self.prompt.no_history if is_first else None
-        writer.hidden(self.prompt.questions[item], item, row, no_history)
+        end = int(self.events.ends[number])
+        writer.hidden(self.prompt.questions[item], item, end, row, no_history)
 
 
 class _Group(NamedTuple):
@@ -331,11 +336,11 @@ class StreamPacking:
                 yield writer.sequence()
                 writer, written = user.writer(group.begin, end), end
             for place in range(written, end):
-                writer.shown(user.entries[place], int(events.chain_items[place]))
+                writer.shown(user.entries[place], int(events.chain_items[place]), place)
             written = max(written, end)
             if prompt.is_shared and int(events.places[number]) == end == written:
                 item = int(events.items[number])
-                start = writer.shown(user.entries[end], item)
+                start = writer.shown(user.entries[end], item, end)
                 writer.asked(start + len(prompt.questions[item]) - 1, int(events.rows[number]))
                 written = end + 1
             else:

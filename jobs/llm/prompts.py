@@ -12,8 +12,8 @@ import json
 import re
 import tomllib
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,34 @@ class PromptTemplate:
     def is_shared(self) -> bool:
         """Whether an entry begins with the question: both are then the same tokens."""
         return self.entry[: len(self.question)] == self.question
+
+    def with_soft(self, counts: Mapping[str, int]) -> PromptTemplate:
+        """The same words with so many soft tokens at each place of a kind; 0 leaves it out.
+
+        Raises:
+            JobError: a kind that the template has no place for.
+        """
+        there = {piece.place for part in (self.prefix, self.question) for piece in part}
+        if missing := sorted(kind for kind, n in counts.items() if n and kind not in there):
+            raise JobError(
+                f"template {self.name} has no place for {{{missing[0]}}}; take another template or "
+                "leave that kind of token out"
+            )
+
+        def placed(pieces: Pieces) -> Pieces:
+            return tuple(
+                piece
+                for piece in pieces
+                for _ in range(counts.get(piece.place, 0) if piece.place in _SOFT else 1)
+            )
+
+        return replace(
+            self,
+            sha256=sha256_json({"template": self.sha256, "soft": dict(counts)}),
+            prefix=placed(self.prefix),
+            question=placed(self.question),
+            entry=placed(self.entry),
+        )
 
     def harmless(self, title: str | None) -> str:
         """`title` on one line, without control characters and what the template forbids in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -68,6 +69,8 @@ class Reader:
         noun: what an item is called: DOMAINS.item_noun.
         tokenizer: the backbone's.
         config: template and packing.
+        soft: how many soft tokens stand at each place of a kind (user, item, warm); None: what the
+            template itself says.
 
     Raises:
         JobError: there is no such template, or Yes and No are no single tokens.
@@ -81,10 +84,12 @@ class Reader:
         noun: str,
         tokenizer: Any,
         config: ReadingConfig,
+        soft: Mapping[str, int] | None = None,
     ) -> None:
         self._splits, self._histories, self._config = splits, histories, config
         self._item_ids = texts["item_id"].combine_chunks()
-        self.template: PromptTemplate = load_template(config.template, noun=noun)
+        template = load_template(config.template, noun=noun)
+        self.template: PromptTemplate = template if soft is None else template.with_soft(soft)
         self.answers: AnswerTokens = answer_tokens(tokenizer, self.template)
         self.prompt: PromptTokens = prompt_tokens(
             self.template,
@@ -100,7 +105,13 @@ class Reader:
         self._numbers = np.asarray(splits["row"]).astype(np.int64)
 
     def rows(
-        self, split: str, *, history: History = "online", n_rows: int = 0, seed: int = 0
+        self,
+        split: str,
+        *,
+        history: History = "online",
+        n_rows: int = 0,
+        seed: int = 0,
+        offsets: NDArray[np.float32] | None = None,
     ) -> Rows:
         """The rows of a split, packed.
 
@@ -109,23 +120,37 @@ class Reader:
             history: see `jobs.llm.events.events_of`.
             n_rows: rows of users drawn at random until there are this many; 0 takes all.
             seed: of that draw.
+            offsets: (n,) a control's logit for each row of SPLITS; see `Rows.offsets`.
         """
         if not pc.any(pc.equal(self._splits["split"], split)).as_py():
-            return self._packed(split, [])
-        events = events_of(
+            return self._packed(split, [], offsets)
+        events = self._events((split,), history)
+        if n_rows:
+            events = _some_users(events, n_rows, seed)
+        sequences = list(self._config.chosen_packing().pack(events, self.prompt))
+        return self._packed(split, sequences, offsets)
+
+    def chains(self) -> Events:
+        """Every user's chain, with the ids that soft tokens name users and items by; no rows."""
+        return self._events((), "online")
+
+    def _events(self, wanted: tuple[str, ...], history: History) -> Events:
+        return events_of(
             self._splits,
             self._histories,
             self._item_ids,
-            wanted=(split,),
+            wanted=wanted,
             shown=self._config.shown,
             history=history,
         )
-        if n_rows:
-            events = _some_users(events, n_rows, seed)
-        return self._packed(split, list(self._config.chosen_packing().pack(events, self.prompt)))
 
-    def _packed(self, split: str, sequences: list[PackedSequence]) -> Rows:
-        return Rows(split, sequences, self._labels, self._users, self._numbers)
+    def _packed(
+        self,
+        split: str,
+        sequences: list[PackedSequence],
+        offsets: NDArray[np.float32] | None = None,
+    ) -> Rows:
+        return Rows(split, sequences, self._labels, self._users, self._numbers, offsets)
 
     def facts(self) -> dict[str, Any]:
         """What another program must know to ask in the same way; JSON."""

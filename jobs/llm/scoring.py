@@ -18,6 +18,7 @@ from jobs.errors import JobError
 from jobs.files import sync_directory, sync_file
 from jobs.llm.answers import AnswerTokens, answer_logits
 from jobs.llm.batches import token_budget_batches
+from jobs.llm.conditions import TEXT_ALONE, Conditions
 from jobs.llm.sequences import PackedSequence, collate
 
 Advance = Callable[[int], None]
@@ -33,6 +34,7 @@ class Scorer:
         batch_tokens: of a batch, padding included; halved as often as memory falls short.
         multiple: sequences are padded to a multiple of it.
         say: told when memory falls short.
+        conditions: what a forward pass is given beside the text.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Scorer:
         batch_tokens: int,
         multiple: int = 1,
         say: Say = lambda event, **figures: None,
+        conditions: Conditions = TEXT_ALONE,
     ) -> None:
         self.model, self.answers, self.multiple = model, answers, multiple
-        self.batch_tokens, self._say = batch_tokens, say
+        self.batch_tokens, self._say, self.conditions = batch_tokens, say, conditions
         self.device: torch.device = next(model.parameters()).device
 
     def score(
@@ -74,7 +77,8 @@ class Scorer:
     @torch.inference_mode()
     def _forward(self, sequences: list[PackedSequence]) -> NDArray[np.float32]:
         batch = collate(sequences, multiple=self.multiple).to(self.device)
-        return answer_logits(self.model, batch, self.answers).float().cpu().numpy()
+        beside = self.conditions.given(batch, is_training=False)
+        return answer_logits(self.model, batch, self.answers, **beside).float().cpu().numpy()
 
     def _halved(self, waiting: list[list[PackedSequence]]) -> list[list[PackedSequence]]:
         """What is left, in batches of half the tokens."""

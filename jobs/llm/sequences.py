@@ -33,6 +33,8 @@ class PackedSequence:
         soft_kind: (s,) int8; `SoftKind`.
         soft_nth: (s,) int8; number among the soft tokens of its kind in its event.
         soft_of: (s,) int64; which user (`Events.user_ids`) or item (`Events.item_ids`) it is of.
+        soft_end: (s,) int32; entries [0, soft_end) of the user's chain are what it may know. In
+            the prefix these are the entries before the window that all its rows share.
     """
 
     input_ids: NDArray[np.int32]
@@ -45,6 +47,7 @@ class PackedSequence:
     soft_kind: NDArray[np.int8]
     soft_nth: NDArray[np.int8]
     soft_of: NDArray[np.int64]
+    soft_end: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -60,7 +63,7 @@ class Batch:
         is_shown: (b, n) bool.
         answer_sequence, answer_at: (m,) int64; where each answer is read.
         answer_row: (m,) int64; which row it scores.
-        soft_sequence, soft_at, soft_of: (s,) int64; soft_kind, soft_nth: (s,) int8.
+        soft_sequence, soft_at, soft_of, soft_end: (s,) int64; soft_kind, soft_nth: (s,) int8.
     """
 
     input_ids: torch.Tensor
@@ -75,6 +78,7 @@ class Batch:
     soft_kind: torch.Tensor
     soft_nth: torch.Tensor
     soft_of: torch.Tensor
+    soft_end: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
@@ -122,6 +126,7 @@ def collate(sequences: Sequence[PackedSequence], pad_id: int = 0, multiple: int 
         soft_kind=_joined(sequences, "soft_kind", np.int8),
         soft_nth=_joined(sequences, "soft_nth", np.int8),
         soft_of=_joined(sequences, "soft_of", np.int64),
+        soft_end=_joined(sequences, "soft_end", np.int64),
     )
 
 

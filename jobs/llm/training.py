@@ -22,6 +22,7 @@ from jobs.job import Config
 from jobs.llm.answers import AnswerTokens, answer_logits
 from jobs.llm.attention import suit_attention
 from jobs.llm.batches import token_budget_batches
+from jobs.llm.conditions import TEXT_ALONE, Conditions
 from jobs.llm.modes import set_modes, still
 from jobs.llm.processes import ALONE, Processes
 from jobs.llm.schedule import Step
@@ -70,6 +71,8 @@ class Rows:
         labels: (n,) float32, 0 or 1.
         users: (n,) int64, any number for each user.
         numbers: (n,) int64, SPLITS.row: what messages call a row.
+        offsets: (n,) float32 logits of a control that l_yes - l_no is added to (methods.md 6, the
+            offset link); None: zero.
     """
 
     name: str
@@ -77,6 +80,11 @@ class Rows:
     labels: NDArray[np.float32]
     users: NDArray[np.int64]
     numbers: NDArray[np.int64]
+    offsets: NDArray[np.float32] | None = None
+
+    def with_offsets(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,) what rows are judged by: l_yes - l_no on top of the control's logit, if any."""
+        return logits if self.offsets is None else logits + self.offsets
 
     @property
     def lengths(self) -> list[int]:
@@ -87,6 +95,13 @@ class Rows:
     def n_answers(self) -> int:
         """Rows that are scored."""
         return sum(len(sequence.answer_row) for sequence in self.sequences)
+
+
+class Group(NamedTuple):
+    """How some of the learned weights move."""
+
+    share: float = 1.0  # of the learning rate
+    decays: bool = True  # whether weight decay applies
 
 
 class StepDone(NamedTuple):
@@ -115,6 +130,8 @@ class Trainer:
         config: how the weights move.
         processes: those that train together.
         say: told when memory falls short.
+        conditions: what a forward pass is given beside the text.
+        groups: by name, how a weight moves that does not move like the others.
     """
 
     def __init__(
@@ -125,35 +142,39 @@ class Trainer:
         config: TrainingConfig,
         processes: Processes = ALONE,
         say: Callable[..., None] = lambda event, **figures: None,
+        conditions: Conditions = TEXT_ALONE,
+        groups: Mapping[str, Group] | None = None,
     ) -> None:
         self.model, self.learned, self.config = model, learned, config
         self.processes, self.batch_tokens = processes, config.batch_tokens
         self.device: torch.device = next(iter(learned.values())).device
-        self._answers, self._say = answers, say
+        self._answers, self._say, self._conditions = answers, say, conditions
         self._multiple = suit_attention(model)
         self._optimizer = torch.optim.AdamW(
-            learned.values(),
+            _optimizer_groups(learned, groups or {}, config),
             lr=config.learning_rate,
             betas=(0.9, config.beta2),
             weight_decay=config.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),
         )
-        self._has_dropout = set_modes(model, config.gradient_checkpointing)
+        has_dropout = set_modes(model, config.gradient_checkpointing)
+        self._is_random = has_dropout or conditions.is_random
 
     # -- learning --------------------------------------------------------------------------------
 
     def step(self, step: Step, rows: Rows, rate: float) -> StepDone:
         """Move the weights by the gradient of the mean loss over the answers of a step.
 
-        L = 1/m sum over answers of BCE(sigmoid(l_yes - l_no), label); each process reads its share
-        of the batches, and gradients are averaged by the number of answers.
+        L = 1/m sum over answers of BCE(sigmoid(offset + l_yes - l_no), label), and the penalty of
+        the conditions; each process reads its share of the batches, and gradients are averaged by
+        the number of answers.
 
         Raises:
             JobError: a logit or the gradient is NaN or infinite, or one sequence is too large.
         """
         chosen = [rows.sequences[number] for number in step.sequences]
         gathered = self._within_memory(
-            lambda budget: self._gather(step, chosen, rows.labels, budget), chosen
+            lambda budget: self._gather(step, chosen, rows, budget), chosen
         )
         self._refuse_broken(step, gathered, rows)
         loss, n_answers = self._average(gathered)
@@ -165,12 +186,12 @@ class Trainer:
                 "--dtype float32"
             )
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self._optimizer.step()
         return StepDone(loss, n_answers, norm.item())
 
     def _gather(
-        self, step: Step, chosen: list[PackedSequence], labels: NDArray[np.float32], budget: int
+        self, step: Step, chosen: list[PackedSequence], all_rows: Rows, budget: int
     ) -> _Gathered:
         """Gradients of the summed loss over this process's share of a step."""
         self._optimizer.zero_grad(set_to_none=True)
@@ -178,11 +199,13 @@ class Trainer:
         broken: list[Tensor] = []
         for rows in self._share(chosen, budget):
             batch = collate([chosen[row] for row in rows], multiple=self._multiple)
-            wanted = torch.from_numpy(labels[batch.answer_row.numpy()]).to(self.device)
+            wanted = torch.from_numpy(all_rows.labels[batch.answer_row.numpy()]).to(self.device)
             with self._seeded(step, int(rows.min())):
-                logits = self._logits(batch)
-                some = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-                some.backward()  # type: ignore[no-untyped-call] # inside: dropout is drawn again
+                logits, penalty = self._logits(batch)
+                judged = logits + self._offsets(all_rows, batch)
+                some = functional.binary_cross_entropy_with_logits(judged, wanted, reduction="sum")
+                # Inside: dropout is drawn again.
+                (some + penalty * len(wanted)).backward()  # type: ignore[no-untyped-call]
             loss += some.detach()
             n_answers += len(wanted)
             broken.append(_broken(batch, logits.detach()))
@@ -196,9 +219,18 @@ class Trainer:
         batches = list(token_budget_batches([len(each) for each in sequences], budget))
         return batches[self.processes.rank :: n]
 
-    def _logits(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(m,) l_yes - l_no, and the mean penalty of an answer."""
+        batch = batch.to(self.device)
         with self._precision():
-            return answer_logits(self.model, batch.to(self.device), self._answers).float()
+            beside = self._conditions.given(batch, is_training=True)
+            logits = answer_logits(self.model, batch, self._answers, **beside).float()
+        return logits, self._conditions.penalty(batch)
+
+    def _offsets(self, rows: Rows, batch: Batch) -> Tensor | float:
+        if rows.offsets is None:
+            return 0.0
+        return torch.from_numpy(rows.offsets[batch.answer_row.cpu().numpy()]).to(self.device)
 
     def _precision(self) -> AbstractContextManager[Any]:
         """bfloat16 products in a bfloat16 model, though the learned weights are float32."""
@@ -210,7 +242,7 @@ class Trainer:
     @contextmanager
     def _seeded(self, step: Step, first: int) -> Iterator[None]:
         """Dropout from (seed, step, batch): no state to keep, the same on any process."""
-        if not self._has_dropout:
+        if not self._is_random:
             yield
             return
         devices = [self.device] if self.device.type == "cuda" else []
@@ -303,7 +335,14 @@ class Trainer:
         """
         found = torch.zeros(2, len(rows.labels), dtype=torch.float64)
         with still(self.model), self._precision():
-            scorer = Scorer(self.model, self._answers, self.batch_tokens, self._multiple, self._say)
+            scorer = Scorer(
+                self.model,
+                self._answers,
+                self.batch_tokens,
+                self._multiple,
+                self._say,
+                self._conditions,
+            )
             scored, logits = scorer.score(self._share_of_scoring(rows.sequences), advance)
         found[0, scored] = torch.from_numpy(logits).double()
         found[1, scored] = 1.0
@@ -354,6 +393,23 @@ class Trainer:
                 "exp_avg_sq": second_moments[name].to(self.device),
             }
         self.batch_tokens = batch_tokens
+
+
+def _optimizer_groups(
+    learned: Mapping[str, nn.Parameter], groups: Mapping[str, Group], config: TrainingConfig
+) -> list[dict[str, Any]]:
+    """Weights that move alike together, in the order in which their groups first occur."""
+    found: dict[Group, list[nn.Parameter]] = {}
+    for name, weight in learned.items():
+        found.setdefault(groups.get(name, Group()), []).append(weight)
+    return [
+        {
+            "params": weights,
+            "share": group.share,
+            "weight_decay": config.weight_decay if group.decays else 0.0,
+        }
+        for group, weights in found.items()
+    ]
 
 
 def _broken(batch: Batch, logits: Tensor) -> Tensor:

@@ -379,6 +379,7 @@ def packed(seed: int, soft_at: list[int]) -> PackedSequence:
         soft_kind=np.zeros(len(soft_at), np.int8),
         soft_nth=np.zeros(len(soft_at), np.int8),
         soft_of=np.zeros(len(soft_at), np.int64),
+        soft_end=np.zeros(len(soft_at), np.int32),
     )
 
 
