@@ -24,7 +24,7 @@ from airflow.sdk import Asset, Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from jobs.datasets import EMBEDDING_VERSIONS_URI
-from jobs.launch import command
+from jobs.launch import TUNING_TOKENS, command, tuning_flags
 
 EMBEDDING_VERSIONS = Asset(name="embedding_versions", uri=EMBEDDING_VERSIONS_URI)
 # Commands are rendered once more as templates, so a brace in a parameter is refused.
@@ -41,6 +41,23 @@ def run(job: str, flags: dict[str, str], *, ds: str) -> str:
 def run_after_last_night(job: str, flags: dict[str, str], previous: str, *, ds: str) -> str:
     """One job of the day, with the number of last night's version if there is one."""
     return command(job, **flags, previous_version=json.loads(previous)["version"], day=ds)
+
+
+@task.bash
+def run_tuning(job: str, previous: str, *, ds: str, params: Any) -> str:
+    """One job that the adapter of this night concerns: it is trained, or used."""
+    said, tokens = json.loads(previous), params["tokens"]
+    adapter = said["adapter"] if tokens else None
+    if adapter is None and job != "distil":
+        raise AirflowSkipException("this night tunes no LLM")
+    if job == "adapt" and adapter != ds:
+        raise AirflowSkipException(f"the adapter of {adapter} still serves")
+    flags = {
+        "adapt": tuning_flags(tokens),
+        "distil": {"adapter": adapter, "previous_version": said["version"]},
+        "tune": {"adapter": adapter, **tuning_flags(tokens)},
+    }
+    return command(job, **flags[job], model=params["model"], day=ds)
 
 
 @task.bash
@@ -68,6 +85,12 @@ def announce(published: str, *, ds: str, outlet_events: Any) -> None:
     params={
         "source": Param("sample", description="mapping file, folder or zip; or: sample", **PLAIN),
         "model": Param("smollm2-135m-instruct", description="hub id or folder", **PLAIN),
+        "tokens": Param(
+            TUNING_TOKENS,
+            type="integer",
+            minimum=0,
+            description="that each stage of tuning reads; more than an epoch is one; 0: no tuning",
+        ),
     },
     default_args={
         "owner": "tidemark",
@@ -79,8 +102,10 @@ def announce(published: str, *, ds: str, outlet_events: Any) -> None:
 def nightly_embeddings() -> None:
     """Order and pools only; the work is in jobs."""
 
-    def step(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
-        return run.override(task_id=job, pool=pool)(job, flags)
+    def step(
+        job: str, *, pool: str = "default_pool", rule: str = "all_success", **flags: str
+    ) -> Any:
+        return run.override(task_id=job, pool=pool, trigger_rule=rule)(job, flags)
 
     def check(producer: str) -> Any:
         return run.override(task_id=f"check_{producer}")("check", {"producer": producer})
@@ -90,7 +115,12 @@ def nightly_embeddings() -> None:
     def step_after_last_night(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
         return run_after_last_night.override(task_id=job, pool=pool)(job, flags, previous)
 
-    published = step("publish")
+    def tuning(job: str, rule: str = "all_success") -> Any:
+        return run_tuning.override(task_id=job, pool="gpu", trigger_rule=rule)(job, previous)
+
+    left_out_or_done = "none_failed"  # an adapter that still serves, a night without tuning
+    published = step("publish", rule=left_out_or_done)
+    chosen = run_on_version.override(task_id="candidates")("candidates", published)
     scores = run_on_version.override(task_id="score", pool="gpu")("score", published)
     page = run_on_version.override(task_id="report")("report", published)
 
@@ -99,15 +129,17 @@ def nightly_embeddings() -> None:
     splits >> step("features") >> check("features")
     texts = prepared >> step("item_texts") >> check("item_texts")
     model = "{{ params.model }}"
-    distilled = step_after_last_night("distil", model=model, pool="gpu")
-    semantics = texts >> distilled >> check("distil")
+    adapted = [splits, texts] >> tuning("adapt") >> check("adapt")
+    semantics = [texts, adapted] >> tuning("distil", left_out_or_done) >> check("distil")
     codes = [splits, semantics] >> step_after_last_night("codebook") >> check("codebook")
     profiles = codes >> step("user_profiles") >> check("user_profiles")
     aligned = step_after_last_night("align", pool="gpu")
     factors = profiles >> aligned >> check("align")
-    factors >> step("project", model=model, pool="gpu") >> check("project") >> published
-    published >> check("publish") >> [scores, announce(published)]
-    scores >> check("score") >> page
+    tuned = factors >> tuning("tune") >> check("tune")
+    tuned >> step("project", model=model, pool="gpu") >> check("project") >> published
+    tuned >> step("calibrate", rule=left_out_or_done) >> check("calibrate") >> published
+    published >> check("publish") >> [chosen, announce(published)]
+    chosen >> check("candidates") >> scores >> check("score") >> page
 
 
 nightly_embeddings()

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.launch import AFTER_LAST_NIGHT, NIGHTLY, arguments
+from jobs.launch import AFTER_LAST_NIGHT, NIGHTLY, TUNING, arguments, tuning_flags
 
 DAG = "nightly_embeddings"
 _STARTING = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
@@ -51,34 +51,55 @@ def _run_job(words: list[str], home: Home) -> dict[str, Any]:
 
 
 def run_chain(
-    day: date, home: Home, console: Console, *, source: str, model: str, force: bool
+    day: date, home: Home, console: Console, *, source: str, model: str, tokens: int, force: bool
 ) -> None:
     """Run `jobs.launch.NIGHTLY` in order, each job followed by the checks of its tables.
+
+    Args:
+        day: the as-of day.
+        home: where the state is.
+        console: told what runs.
+        source: of `ingest`.
+        model: the backbone.
+        tokens: that each stage of tuning reads; 0 leaves the tuning out.
+        force: redo what did not change.
 
     Raises:
         StepFailed: a job or a check failed; it has said why.
     """
+    previous = _run_job(arguments("previous", day=day), home)
+    adapter = previous["adapter"] if tokens else None
+    tuning = tuning_flags(tokens)
     flags: dict[str, dict[str, object]] = {
         "ingest": {"source": source},
-        "distil": {"model": model},
+        "adapt": {"model": model, **tuning},
+        "distil": {"model": model, "adapter": adapter},
+        "tune": {"model": model, "adapter": adapter, **tuning},
         "project": {"model": model},
     }
-    previous: dict[str, Any] = {}
+    left_out = TUNING if not tokens else () if adapter == str(day) else ("adapt",)
     for number, job in enumerate(NIGHTLY, start=1):
         console.print(f"[bold]{number}/{len(NIGHTLY)} {job}[/]")
+        if job in left_out:
+            console.print(f"    left out: {_why(tokens, adapter)}", markup=False)
+            continue
         started = time.monotonic()
         given = flags.get(job, {})
         if job in AFTER_LAST_NIGHT:
-            previous = previous or _run_job(arguments("previous", day=day), home)
             given = {**given, "previous_version": previous["version"]}
         words = arguments(job, **given, force=force or None, day=day)
         said = _run_job(words, home)
         _run_job(arguments("check", producer=job, day=day), home)
         if job == "publish":
-            flags["score"] = flags["report"] = {"version": said["version"]}
+            for later in ("candidates", "score", "report"):
+                flags[later] = {"version": said["version"]}
         console.print(f"    {said['status']} in {time.monotonic() - started:.1f} s")
         if why := said.get("why"):
             console.print(f"    not promoted: {why}", style="yellow", markup=False)
+
+
+def _why(tokens: int, adapter: str | None) -> str:
+    return f"the adapter of {adapter} still serves" if tokens else "this night tunes no LLM"
 
 
 # -- through Airflow -----------------------------------------------------------------------------
@@ -148,7 +169,7 @@ def _copied(lines: Iterable[str], file: Any) -> Iterator[str]:
 
 
 def run_through_airflow(
-    day: date, home: Home, console: Console, *, dags: Path, source: str, model: str
+    day: date, home: Home, console: Console, *, dags: Path, source: str, model: str, tokens: int
 ) -> None:
     """The same chain as the DAG `nightly_embeddings`, by `airflow dags test`.
 
@@ -165,5 +186,5 @@ def run_through_airflow(
     with _throwaway_airflow(dags, home) as environment:
         console.print("setting up a throwaway Airflow", style="dim")
         _airflow(["db", "migrate"], environment, log, console)
-        conf = json.dumps({"source": source, "model": model})
+        conf = json.dumps({"source": source, "model": model, "tokens": tokens})
         _airflow(["dags", "test", DAG, str(day), "--conf", conf], environment, log, console)

@@ -15,6 +15,7 @@ from jobs.chain import run_chain, run_through_airflow
 from jobs.errors import JobError
 from jobs.home import Home
 from jobs.job import EXIT_FAILED
+from jobs.launch import TUNING_TOKENS
 from jobs.llm.backbone import DEFAULT_BACKBONE
 from jobs.logs import configure_logs
 from jobs.prepare import amazon_book
@@ -63,6 +64,13 @@ def run(
     source: Source = SAMPLE,
     day: Day = None,
     model: Model = DEFAULT_BACKBONE,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Tokens that each stage of tuning reads; more than an epoch is one; 0: no tuning.",
+        ),
+    ] = TUNING_TOKENS,
     airflow: Annotated[bool, typer.Option(help="Through the DAG, by `airflow dags test`.")] = False,
     dags: Annotated[Path, typer.Option(help="Where the DAG files are.")] = Path("dags"),
     force: Annotated[bool, typer.Option(help="Redo what did not change.")] = False,
@@ -72,9 +80,11 @@ def run(
     path = made_ready(source, home, console)
     as_of = day.date() if day else first_day_after(path)
     if airflow:
-        run_through_airflow(as_of, home, console, dags=dags, source=str(path), model=model)
+        run_through_airflow(
+            as_of, home, console, dags=dags, source=str(path), model=model, tokens=tokens
+        )
     else:
-        run_chain(as_of, home, console, source=str(path), model=model, force=force)
+        run_chain(as_of, home, console, source=str(path), model=model, tokens=tokens, force=force)
     print_summary(home, as_of, Console())
 
 

@@ -19,8 +19,12 @@ MODULES = {
     "labels": "jobs.llm.labels",
     "user_profiles": "jobs.codebook.user_profiles",
     "align": "jobs.collab.align",
+    "control": "jobs.collab.control",
+    "tune": "jobs.tokens.tune",
     "project": "jobs.tokens.project",
+    "calibrate": "jobs.score.calibrate",
     "publish": "jobs.publish",
+    "candidates": "jobs.score.candidates",
     "score": "jobs.score.ctr_scores",
     "report": "jobs.report.report",
     "check": "jobs.check",
@@ -34,20 +38,44 @@ NIGHTLY = (
     "splits",
     "features",
     "item_texts",
+    "adapt",
     "distil",
     "codebook",
     "user_profiles",
     "align",
+    "tune",
     "project",
+    "calibrate",
     "publish",
+    "candidates",
     "score",
     "report",
 )
 # These start from the version of the night before: their --previous-version.
 AFTER_LAST_NIGHT = ("distil", "codebook", "align")
 
+# These tune the LLM and make its soft tokens; a night without them serves the factors alone.
+TUNING = ("adapt", "tune", "project")
+TUNING_TOKENS = 20_000  # that a stage reads by default: minutes on a CPU; a GPU reads an epoch
+# An adapter of stage 1 serves so many days before the next one is trained.
+ADAPTER_DAYS = 7
+
 # Run when somebody asks for them: no night needs them.
-ON_DEMAND = ("adapt", "llm_scores", "diagnostics", "labels")
+ON_DEMAND = ("llm_scores", "diagnostics", "labels", "control")
+
+
+def tuning_flags(tokens: int) -> dict[str, object]:
+    """Flags of `adapt` and `tune` that read about `tokens` tokens: some 30 steps at the least.
+
+    A budget past an epoch is an epoch.
+    """
+    step_tokens = min(4_000, max(512, tokens // 32))
+    return {
+        "max_tokens_total": tokens,
+        "step_tokens": step_tokens,
+        "eval_steps": max(1, tokens // step_tokens // 2),
+        "valid_rows": min(10_000, max(500, tokens // 40)),
+    }
 
 
 def arguments(job: str, **flags: object) -> list[str]:

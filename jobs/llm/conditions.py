@@ -11,13 +11,11 @@ from jobs.llm.sequences import Batch
 
 
 class Conditions(Protocol):
-    """Given to each forward pass, in training and in scoring.
+    """Given to each forward pass, in training and in scoring."""
 
-    Attributes:
-        is_random: whether training draws numbers; the trainer then seeds them for each batch.
-    """
-
-    is_random: bool
+    @property
+    def is_random(self) -> bool:
+        """Whether training draws numbers; the trainer then seeds them for each batch."""
 
     def given(self, batch: Batch, *, is_training: bool) -> dict[str, Any]:
         """`soft`, and whatever reaches the attention function: see `answer_logits`."""

@@ -91,7 +91,7 @@ class SoftInputs(nn.Module):
     # -- what a forward pass is given: jobs.llm.conditions.Conditions ----------------------------
 
     @property
-    def is_random(self) -> bool:  # type: ignore[override] # of Conditions: an attribute
+    def is_random(self) -> bool:
         """Whether training draws which sequences go without."""
         return self.text_only > 0 or self.strangers > 0
 

@@ -63,6 +63,7 @@ from jobs.llm.steering import n_layers, steerable
 from jobs.llm.together import lead_or_follow
 from jobs.llm.training import Group, Rows, Trainer
 from jobs.tokens.assembly import first_bias, first_mappers, kept_tensors, kind_facts, to_train
+from jobs.tokens.initial import begin_at, find_tokens
 from jobs.tokens.inputs import NightTables, TokenInputs, token_inputs
 from jobs.tokens.joint import joint_penalty, warm_up_all
 from jobs.tokens.projector import Projector
@@ -151,6 +152,8 @@ def prepare(config: TuneConfig, run: Run, processes: Processes = ALONE) -> Prepa
     soft = to_train(config, inputs, chains, mappers, first_bias(config, model, config.seed))
     soft = soft.to(device)
     figures = _align(config, run, soft, inputs, norm)
+    if config.init_tokens is not None:
+        begin_at(soft, find_tokens(config.init_tokens, run.home))
     learned = {**lora, **_learned(soft)}
     if not learned:
         raise JobError(f"--learn {config.learn}: nothing learns; name a kind that the prompt has")
@@ -391,6 +394,8 @@ def sources(config: TuneConfig, day: date, home: Home) -> Iterable[Path]:
         files.append(named if named.suffix == ".toml" else PRESETS / f"{config.preset}.toml")
     if config.adapter is not None:
         files += find_adapter(config.adapter, home).sources
+    if config.init_tokens is not None:
+        files += find_tokens(config.init_tokens, home).sources
     return files
 
 

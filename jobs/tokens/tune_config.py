@@ -140,6 +140,9 @@ class TuneConfig(ReadingConfig, CourseConfig, LearningConfig):
     adapter: str | None = Field(
         default=None, description="LoRA of stage 1: a day on which adapt ran, or a folder"
     )
+    init_tokens: str | None = Field(
+        default=None, description="go on from these mappers: a day of tune, or a folder"
+    )
     template: str = Field(
         default="ctr_soft_events", description="a template of jobs/llm/templates, or a TOML file"
     )

@@ -98,7 +98,7 @@ def test_no_dag_starts_after_the_oldest_events_that_it_may_be_asked_for(
 def test_dag_files_stay_thin() -> None:
     for path in (ROOT / "dags").glob("*.py"):
         code = [line for line in path.read_text().split('"""', 2)[2].splitlines() if line.strip()]
-        assert len(code) <= 100, path.name
+        assert len(code) <= 110, path.name
 
 
 def test_the_dag_holds_the_jobs_of_the_chain_in_an_order_that_the_chain_keeps(
@@ -132,7 +132,7 @@ def test_no_job_starts_before_the_checks_of_what_it_reads(facts: dict[str, Any])
 def test_gpu_work_goes_to_the_gpu_pool(facts: dict[str, Any]) -> None:
     tasks = facts["dags"]["nightly_embeddings"]["tasks"]
     on_gpu = {name for name, task in tasks.items() if task["pool"] == "gpu"}
-    assert on_gpu == {"distil", "align", "project", "score"}
+    assert on_gpu == {"adapt", "distil", "align", "tune", "project", "score"}
 
 
 def test_every_job_has_a_module_that_runs() -> None:

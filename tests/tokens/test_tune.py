@@ -224,3 +224,34 @@ def test_another_backbone_than_the_tuned_one_is_refused(
     backbone = load(resolve(str(tiny_folder), sella_home.cache))
     with pytest.raises(JobError, match="tuned in backbone"):
         Tuned(replace(files, config=stated), backbone)
+
+
+def test_tuning_goes_on_from_earlier_tokens(sella_home: Home, tiny_folder: Path) -> None:
+    """Where it begins is as good as where the other ended."""
+    home = Home(sella_home.root.parent / "later")
+    shutil.copytree(sella_home.root, home.root)
+    kept = home.root / "kept"
+    kept.mkdir()
+    for dataset in (TOKEN_WEIGHTS, TOKEN_CONFIG):
+        path = sella_home.output(dataset, DAY)
+        shutil.copy(path, kept / f"{dataset.name}{path.suffix}")
+    quick = QUICK | {"epochs": 1, "init_tokens": str(kept), "learn": "warm"}
+    run_job("tune", home, model=str(tiny_folder), adapter=str(DAY), preset="sella", **quick)
+    curve = read(home, TUNE_CURVE).to_pylist()
+    assert curve[0]["valid_auc"] > 0.9
+    before, after = (load_file(each.output(TOKEN_WEIGHTS, DAY)) for each in (sella_home, home))
+    assert np.array_equal(before["user.output.weight"], after["user.output.weight"])
+    assert not np.array_equal(before["warm.output.weight"], after["warm.output.weight"])
+
+
+def test_tokens_of_another_shape_are_no_beginning(
+    sella_home: Home, home: Home, tiny_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError, match="there are no soft tokens"):
+        run_job("tune", home, model=str(tiny_folder), init_tokens=str(tmp_path), **QUICK)
+    for dataset in (TOKEN_WEIGHTS, TOKEN_CONFIG):
+        path = sella_home.output(dataset, DAY)
+        shutil.copy(path, tmp_path / f"{dataset.name}{path.suffix}")
+    quick = QUICK | {"user_tokens": 3, "init_tokens": str(tmp_path)}
+    with pytest.raises(JobError, match="begin anew"):
+        run_job("tune", home, model=str(tiny_folder), **quick)

@@ -15,7 +15,7 @@ from jobs.errors import JobError
 from jobs.files import write_atomically
 from jobs.home import Home
 from jobs.job import Config
-from jobs.launch import NIGHTLY
+from jobs.launch import NIGHTLY, TUNING
 
 _DAY = timedelta(days=1)
 
@@ -88,8 +88,10 @@ class Plan(Config):
         return night, min(night + self.refit_every * _DAY, self.last + _DAY)
 
 
-# Not score and report: they judge a night by rows of its own past.
-REPLAYED = tuple(job for job in NIGHTLY if job not in ("score", "report"))
+# Scores and reports judge a night by rows of its own past, and the LLM is not tuned for each night
+# of a backtest.
+_LEFT_OUT = (*TUNING, "candidates", "score", "report")
+REPLAYED = tuple(job for job in NIGHTLY if job not in _LEFT_OUT)
 
 
 def settings_of(words: Iterable[str]) -> dict[str, dict[str, Any]]:
