@@ -13,7 +13,7 @@ MODULES = {
     "item_texts": "jobs.prepare.item_texts",
     "adapt": "jobs.llm.adapt",
     "llm_scores": "jobs.llm.llm_scores",
-    "diagnostics": "jobs.llm.diagnostics",
+    "diagnostics": "jobs.tokens.diagnostics",
     "distil": "jobs.llm.distil",
     "codebook": "jobs.codebook.codebook",
     "labels": "jobs.llm.labels",

@@ -191,7 +191,7 @@ def _rows(config: TuneConfig, run: Run, reader: Reader, splits: pa.Table) -> tup
     """Train and valid rows, with the control's logits where they are learned on top of."""
     offsets = None
     if config.offset == "control":
-        offsets = _offsets(splits, run.read(CONTROL_LOGITS))
+        offsets = control_offsets(splits, run.read(CONTROL_LOGITS))
     train = reader.rows("train", offsets=offsets)
     refuse_untrainable(train)
     valid = reader.rows(
@@ -204,8 +204,12 @@ def _rows(config: TuneConfig, run: Run, reader: Reader, splits: pa.Table) -> tup
     return train, valid
 
 
-def _offsets(splits: pa.Table, control: pa.Table) -> Floats:
-    """(n_rows of SPLITS,) the control's logit of each."""
+def control_offsets(splits: pa.Table, control: pa.Table) -> Floats:
+    """(n_rows of SPLITS,) the control's logit of each.
+
+    Raises:
+        JobError: it lacks some.
+    """
     keyed = splits.select(["split", "row"]).append_column(
         "place", pa.array(np.arange(splits.num_rows))
     )

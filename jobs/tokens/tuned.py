@@ -33,6 +33,7 @@ from jobs.llm.scoring import Scorer
 from jobs.llm.steering import steerable
 from jobs.tokens.assembly import to_use
 from jobs.tokens.inputs import TokenInputs
+from jobs.tokens.soft_inputs import SoftInputs
 
 Tensors = Mapping[str, NDArray[Any]]
 FILES = {
@@ -152,6 +153,15 @@ class Tuned:
             )
         return reader
 
+    def soft_inputs(self, reader: Reader) -> SoftInputs:
+        """What the LLM is given beside the text of `reader`'s sequences; nothing learns."""
+        chains, files = reader.chains(), self.files
+        inputs = TokenInputs.of_tables(
+            files.users, files.items, files.warm, chains.user_ids, chains.item_ids
+        )
+        soft = to_use(files.config["kinds"], files.weights, inputs, chains)
+        return soft.to(next(self.backbone.model.parameters()).device).eval()
+
     @contextmanager
     def scorer(
         self,
@@ -160,13 +170,7 @@ class Tuned:
         say: Callable[..., None] = lambda event, **figures: None,
     ) -> Iterator[Scorer]:
         """Scores sequences of `reader`; steered inside, where the version steers."""
-        chains = reader.chains()
-        files, model = self.files, self.backbone.model
-        inputs = TokenInputs.of_tables(
-            files.users, files.items, files.warm, chains.user_ids, chains.item_ids
-        )
-        soft = to_use(files.config["kinds"], files.weights, inputs, chains)
-        device = next(model.parameters()).device
+        model, soft = self.backbone.model, self.soft_inputs(reader)
         multiple = suit_attention(model)
         with nullcontext() if soft.bias is None else steerable(model):
             yield Scorer(
@@ -175,7 +179,7 @@ class Tuned:
                 batch_tokens,
                 multiple,
                 say,
-                conditions=soft.to(device).eval(),
+                conditions=soft,
             )
 
 
