@@ -12,15 +12,16 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from jobs.report.controls import GLOBAL_MEAN
-from jobs.report.figures import Estimate, NightMetrics, Period
+from jobs.report.figures import Estimate
+from jobs.report.night_figures import NightMetrics
 
-_WIDTH, _HEIGHT = 400, 220  # small, so that letters stay readable on a phone
+WIDTH, HEIGHT = 400, 220  # small, so that letters stay readable on a phone
 _LABEL_WIDTH = 165
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 # Colours are the page's own variables: one SVG serves light, dark and print.
-_MODEL, _CONTROL = "var(--model)", "var(--control)"
+MODEL, CONTROL = "var(--model)", "var(--control)"
 _POSITIVE, _NEGATIVE = "var(--model)", "var(--warm)"
-_INK, _MUTED, _GRID = "var(--ink)", "var(--muted)", "var(--grid)"
+INK, MUTED, GRID = "var(--ink)", "var(--muted)", "var(--grid)"
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ def svg_of(chart: alt.TopLevelMixin, name: str, alternative: str) -> Markup:
         chart.configure(font=_FONT, background="transparent")
         .configure_view(stroke=None)
         .configure_axis(
-            labelColor=_MUTED,
-            titleColor=_INK,
-            gridColor=_GRID,
-            domainColor=_MUTED,
-            tickColor=_MUTED,
+            labelColor=MUTED,
+            titleColor=INK,
+            gridColor=GRID,
+            domainColor=MUTED,
+            tickColor=MUTED,
             labelFontSize=12,
             titleFontSize=12,
             titleFontWeight="normal",
@@ -96,12 +97,12 @@ def intervals(night: NightMetrics, metric: str) -> Chart | None:
             ticks=False,
             domain=False,
             labelPadding=10,
-            labelColor=_INK,
+            labelColor=INK,
             labelLimit=_LABEL_WIDTH,
             minExtent=_LABEL_WIDTH,  # the reader's font may be wider than the one measured with
         ),
         color=alt.Color("colour:N", legend=None).scale(
-            domain=["model", "control"], range=[_MODEL, _CONTROL]
+            domain=["model", "control"], range=[MODEL, CONTROL]
         ),
     )
     axis = alt.Axis(title=metric.upper(), tickCount=4, format=".2f", labelFlush=False)
@@ -110,7 +111,7 @@ def intervals(night: NightMetrics, metric: str) -> Chart | None:
     whisker = whisker.encode(x=low, x2="high:Q")
     dot = base.mark_circle(size=110, opacity=1).encode(x="value:Q")
     figure = base.mark_text(dy=-13, fontSize=12).encode(x="value:Q", text="text:N")
-    chart = (whisker + dot + figure).properties(width=_WIDTH - _LABEL_WIDTH, height=44 * len(rows))
+    chart = (whisker + dot + figure).properties(width=WIDTH - _LABEL_WIDTH, height=44 * len(rows))
     name = metric.upper()
     return Chart(
         svg_of(chart, f"intervals-{metric}", f"{name} on test: {'; '.join(said)}."),
@@ -132,14 +133,14 @@ def calibration(night: NightMetrics, split: str) -> Chart | None:
     base = alt.Chart(values_of(rows)).encode(
         x=alt.X("predicted:Q", title="Predicted probability", scale=scale, axis=axis),
         color=alt.Color("colour:N", legend=None).scale(
-            domain=["model", "control"], range=[_MODEL, _CONTROL]
+            domain=["model", "control"], range=[MODEL, CONTROL]
         ),
     )
     observed = alt.Y("observed:Q", title="Share of positives", scale=scale, axis=axis)
     own = base.transform_filter("datum.colour == 'model'")
     diagonal = (
         alt.Chart(values_of([{"p": 0}, {"p": 1}]))
-        .mark_line(color=_MUTED, strokeDash=[4, 4], strokeWidth=1)
+        .mark_line(color=MUTED, strokeDash=[4, 4], strokeWidth=1)
         .encode(x="p:Q", y="p:Q")
     )
     lines = base.mark_line(strokeWidth=2).encode(y=observed)
@@ -150,7 +151,7 @@ def calibration(night: NightMetrics, split: str) -> Chart | None:
         for b in bins
         if b.system == model.name
     )
-    chart = (diagonal + lines + bars + dots).properties(width=_WIDTH - 60, height=_HEIGHT)
+    chart = (diagonal + lines + bars + dots).properties(width=WIDTH - 60, height=HEIGHT)
     return Chart(
         svg_of(chart, "calibration", f"Calibration of {model.title} on {split}: {said}."),
         "Predicted against observed: on the dashed line, 60 % predicted is 60 % observed.",
@@ -182,7 +183,7 @@ def histogram(night: NightMetrics, split: str) -> Chart | None:
         ),
     )
     chart = base.mark_line(interpolate="step-after", strokeWidth=2).properties(
-        width=_WIDTH - 60, height=_HEIGHT
+        width=WIDTH - 60, height=HEIGHT
     )
     centre = {
         label: sum((b.low + b.high) / 2 * getattr(b, label) for b in bins)
@@ -198,82 +199,3 @@ def histogram(night: NightMetrics, split: str) -> Chart | None:
         "Predicted probabilities of rows that turned out positive and negative: "
         "the further apart, the better.",
     )
-
-
-def _segments(periods: Sequence[Period]) -> list[dict[str, Any]]:
-    return [
-        {
-            "start": str(p.start),
-            "split": p.split,
-            "control": p.control_auc,
-            **({} if p.auc is None else p.auc.model_dump()),
-        }
-        for p in periods
-        if p.auc is not None
-    ]
-
-
-def over_time(night: NightMetrics, *, is_wide: bool) -> Chart | None:
-    """AUC by day or week: the model with its interval, the strongest control beside it.
-
-    Args:
-        night: the figures.
-        is_wide: for a desk or for a phone; the page shows the one that fits.
-    """
-    rows = _segments(night.periods)
-    if len(rows) < 2:
-        return None
-    is_daily = night.periods[0].n_days == 1
-    base = alt.Chart(values_of(rows)).encode(
-        x=alt.X("start:T", title=None, scale=alt.Scale(type="utc")).axis(
-            tickCount=8 if is_wide else 4,
-            format="%-d %b" if is_daily else "%b %Y",
-            labelOverlap="greedy",
-            labelFlush=False,
-        ),
-        detail="split:N",
-    )
-    y = alt.Scale(zero=False, nice=True)
-    band = (
-        base.transform_filter("isValid(datum.low)")
-        .mark_area(color=_MODEL, opacity=0.18)
-        .encode(y=alt.Y("low:Q", title="AUC", scale=y).axis(tickCount=5, format=".2f"), y2="high:Q")
-    )
-    control = base.mark_line(color=_CONTROL, strokeWidth=2, strokeDash=[5, 3]).encode(y="control:Q")
-    model = base.mark_line(color=_MODEL, strokeWidth=2, point=_dots()).encode(y="value:Q")
-    starts = [
-        next(r["start"] for r in rows if r["split"] == split)
-        for split in dict.fromkeys(r["split"] for r in rows)
-    ]
-    marks = alt.Chart(
-        values_of([{"start": s, "text": r} for s, r in zip(starts, _order(rows), strict=True)])
-    ).encode(x=alt.X("start:T", scale=alt.Scale(type="utc")))
-    rules = marks.mark_rule(color=_MUTED, strokeDash=[2, 3])
-    names = marks.mark_text(
-        align="left", baseline="top", dx=5, dy=2, fontSize=12, color=_MUTED
-    ).encode(text="text:N", y=alt.value(0))
-    chart = (band + control + model + rules + names).properties(
-        width=_WIDTH * 2 if is_wide else _WIDTH - 60, height=_HEIGHT
-    )
-    lowest, highest = (pick(rows, key=lambda r: r["value"]) for pick in (min, max))
-    unit = "day" if is_daily else "week"
-    wins = sum(r["value"] > r["control"] for r in rows if r["control"] is not None)
-    return Chart(
-        svg_of(
-            chart,
-            f"over-time-{'wide' if is_wide else 'narrow'}",
-            f"AUC by {unit} over {len(rows)} {unit}s: lowest {lowest['value']:.2f} from "
-            f"{lowest['start']}, highest {highest['value']:.2f} from {highest['start']}; the model "
-            f"is above the strongest control in {wins} of them.",
-        ),
-        f"AUC by {unit}, with the 95 % interval of the model shaded. "
-        f"The model is above the strongest control in {wins} of {len(rows)} {unit}s.",
-    )
-
-
-def _dots() -> alt.OverlayMarkDef:
-    return alt.OverlayMarkDef(color=_MODEL, size=24, filled=True, opacity=1)
-
-
-def _order(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["split"] for row in rows))

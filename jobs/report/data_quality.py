@@ -8,9 +8,11 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.report.figures import DataQuality, Quarantined, SplitSize
+from jobs.report.night_figures import Arrival, DataQuality, Quarantined, SplitSize
 
 _SHOWN = 120  # characters of a raw row
+_DAYS = 7
+_UNDATED = pa.scalar(date(1970, 1, 1))
 
 
 def _first_and_last(times: pa.ChunkedArray) -> tuple[date | None, date | None]:
@@ -56,8 +58,21 @@ def split_sizes(splits: pa.Table) -> list[SplitSize]:
     return sizes
 
 
+def last_arrivals(arrivals: pa.Table) -> list[Arrival]:
+    """What became known on the last few days, the latest last, where a clock says when."""
+    dated = arrivals.filter(pc.greater(arrivals["known_day"], _UNDATED))
+    return [
+        Arrival.model_validate(row)
+        for row in dated.sort_by([("known_day", "ascending")]).to_pylist()[-_DAYS:]
+    ]
+
+
 def data_quality(
-    totals: pa.Table, quarantined: pa.Table, items: pa.Table, splits: pa.Table
+    totals: pa.Table,
+    quarantined: pa.Table,
+    items: pa.Table,
+    splits: pa.Table,
+    arrivals: pa.Table,
 ) -> DataQuality:
     """The night's bookkeeping: rows in = events + rows put aside.
 
@@ -66,6 +81,7 @@ def data_quality(
         quarantined: rows put aside; those of a catalogue are no part of the rows in.
         items: the catalogue.
         splits: rows of train, valid and test.
+        arrivals: ARRIVALS.
     """
     counts = totals.to_pylist()[0]
     of_events = quarantined.filter(pc.equal(quarantined["kind"], "event"))
@@ -81,5 +97,6 @@ def data_quality(
         n_catalogue=items.num_rows,
         first_event=first.date() if first else None,
         last_event=last.date() if last else None,
+        arrivals=last_arrivals(arrivals),
         splits=split_sizes(splits),
     )

@@ -16,10 +16,8 @@ from jobs.report.figures import (
     Comparison,
     Estimate,
     HistogramBin,
-    Outcome,
     Period,
     Quality,
-    Verdict,
 )
 
 SLICES = {
@@ -32,7 +30,7 @@ SLICES = {
 }
 _MOST_DAYS = 60  # beyond it a point a day is noise, and weeks are drawn
 _WEEK = 7
-_FEWEST_USERS = 10  # for an interval
+FEWEST_USERS = 10  # for an interval
 _PERIOD_RESAMPLES = 300
 _N_HISTOGRAM_BINS = 20
 
@@ -96,13 +94,15 @@ def slice_masks(
     }
 
 
-def _estimate(interval: metrics.Interval | None, n_users: int) -> Estimate | None:
-    """The interval as a figure; resampling a handful of users would feign certainty."""
-    if interval is None:
+def estimate_of(found: metrics.Interval | float | None, n_users: int) -> Estimate | None:
+    """What was found as a figure; resampling a handful of users would feign certainty."""
+    if found is None:
         return None
-    if n_users < _FEWEST_USERS:
-        return Estimate(value=interval.value, low=None, high=None)
-    return Estimate(value=interval.value, low=interval.low, high=interval.high)
+    if isinstance(found, float):
+        return Estimate(value=found, low=None, high=None)
+    if n_users < FEWEST_USERS:
+        return Estimate(value=found.value, low=None, high=None)
+    return Estimate(value=found.value, low=found.low, high=found.high)
 
 
 def _quality(rows: ScoredRows, name: str, system: System, resampling: Resampling) -> Quality:
@@ -118,8 +118,8 @@ def _quality(rows: ScoredRows, name: str, system: System, resampling: Resampling
         n_users=drawn.n_users,
         n_users_counted=drawn.n_users_counted,
         positive_share=float(labels.mean()) if len(labels) else None,
-        auc=_estimate(drawn.auc, drawn.n_users),
-        uauc=_estimate(drawn.uauc, drawn.n_users_counted),
+        auc=estimate_of(drawn.auc, drawn.n_users),
+        uauc=estimate_of(drawn.uauc, drawn.n_users_counted),
         ndcg=metrics.ndcg(users, labels, scores),
         log_loss=metrics.log_loss(labels, probabilities),
         ece=metrics.ece(labels, probabilities),
@@ -153,8 +153,8 @@ def comparisons(rows: ScoredRows, resampling: Resampling) -> list[Comparison]:
                     slice=name,
                     system=model.name,
                     against=control.name,
-                    auc=_estimate(drawn.auc, drawn.n_users),
-                    uauc=_estimate(drawn.uauc, drawn.n_users_counted),
+                    auc=estimate_of(drawn.auc, drawn.n_users),
+                    uauc=estimate_of(drawn.uauc, drawn.n_users_counted),
                 )
             )
     return found
@@ -166,8 +166,8 @@ def strongest(rows: ScoredRows) -> list[System]:
     return sorted(controls, key=lambda c: -(metrics.auc(rows.labels, c.scores) or 0.0))
 
 
-def _periods(rows: ScoredRows) -> Iterator[tuple[date, int, Mask]]:
-    """Start, days and mask of each day or, in a long split, of each seven days."""
+def periods(rows: ScoredRows) -> Iterator[tuple[date, int, Mask]]:
+    """Start, days and mask of each day or, in a split beyond 60 days, of each seven."""
     if len(rows.days) == 0:
         return
     days = rows.days.astype("datetime64[D]").astype(np.int64)
@@ -182,7 +182,7 @@ def _periods(rows: ScoredRows) -> Iterator[tuple[date, int, Mask]]:
 def auc_over_time(rows: ScoredRows, control: System | None, resampling: Resampling) -> list[Period]:
     """AUC by day, or by week when the split is longer than 60 days; the model and one control."""
     found = []
-    for start, n_days, mask in _periods(rows):
+    for start, n_days, mask in periods(rows):
         labels = rows.labels[mask]
         drawn = metrics.user_bootstrap(
             rows.users[mask],
@@ -197,7 +197,7 @@ def auc_over_time(rows: ScoredRows, control: System | None, resampling: Resampli
                 start=start,
                 n_days=n_days,
                 n_rows=len(labels),
-                auc=_estimate(drawn.auc, drawn.n_users),
+                auc=estimate_of(drawn.auc, drawn.n_users),
                 control_auc=metrics.auc(labels, control.scores[mask]) if control else None,
             )
         )
@@ -246,40 +246,3 @@ def score_histogram(rows: ScoredRows) -> list[HistogramBin]:
         )
         for b in range(_N_HISTOGRAM_BINS)
     ]
-
-
-def judge(
-    title: str, control: System | None, comparison: Comparison | None, values: Sequence[Quality]
-) -> Verdict:
-    """Better, same or worse than the strongest control on test, in one sentence.
-
-    Args:
-        title: the model, as a reader knows it.
-        control: the strongest one.
-        comparison: the model against it on all test rows.
-        values: the model's figures and the control's, on all test rows.
-    """
-    if control is None or comparison is None or comparison.auc is None:
-        return _no_verdict(title, "the test period holds no rows, or rows of one class only")
-    difference = comparison.auc
-    if difference.low is None or difference.high is None:
-        return _no_verdict(title, f"the test period holds fewer than {_FEWEST_USERS} users")
-    outcome, claim = Outcome.SAME, "cannot be told apart from"
-    if difference.low > 0:
-        outcome, claim = Outcome.BETTER, "beats"
-    elif difference.high < 0:
-        outcome, claim = Outcome.WORSE, "is worse than"
-    model_auc, control_auc = (quality.auc.value for quality in values if quality.auc)
-    sentence = (
-        f"{title} {claim} the strongest trivial control on test, {control.title.lower()}: "
-        f"AUC {model_auc:.3f} against {control_auc:.3f}, a difference of {difference.value:+.3f} "
-        f"(95 % interval {difference.low:+.3f} to {difference.high:+.3f})."
-    )
-    return Verdict(
-        outcome=outcome, against=control.name, sentence=sentence.replace("-0.", "\u22120.")
-    )
-
-
-def _no_verdict(title: str, reason: str) -> Verdict:
-    sentence = f"No verdict on {title}: {reason}, which is too little to judge by."
-    return Verdict(outcome=Outcome.UNKNOWN, against=None, sentence=sentence)

@@ -1,4 +1,4 @@
-"""The schema of metrics.json: every figure of a night; the page shows these and no others."""
+"""Figures that the nightly report, the backtest and the bench share."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
-
 # Six digits: more than any interval can bear, few enough for the same bytes on every machine.
 Figure = Annotated[float, AfterValidator(lambda value: round(value, 6))]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """A part of a document: frozen, and a key that nobody knows is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Estimate(_Record):
+class Estimate(Record):
     """A figure and its 95 % user-bootstrap interval; no interval from fewer than ten users."""
 
     value: Figure
@@ -26,7 +26,7 @@ class Estimate(_Record):
     high: Figure | None
 
 
-class SystemName(_Record):
+class SystemName(Record):
     """A system that was judged."""
 
     name: str
@@ -34,7 +34,7 @@ class SystemName(_Record):
     is_control: bool
 
 
-class Quality(_Record):
+class Quality(Record):
     """One system on one slice of one split; null where a figure is not defined."""
 
     split: str
@@ -51,7 +51,7 @@ class Quality(_Record):
     ece: Figure | None
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """Paired differences, model minus control, over the same resamples of users."""
 
     split: str
@@ -71,15 +71,15 @@ class Outcome(Enum):
     UNKNOWN = "unknown"  # there is nothing to judge by
 
 
-class Verdict(_Record):
-    """The night's model against the strongest control on test."""
+class Verdict(Record):
+    """The night's model against something else, in one sentence."""
 
     outcome: Outcome
-    against: str | None
+    against: str | None = Field(description="a control's name, or `version` and its number")
     sentence: str
 
 
-class Period(_Record):
+class Period(Record):
     """AUC of the rows of `n_days` days from `start` on."""
 
     split: str
@@ -90,7 +90,7 @@ class Period(_Record):
     control_auc: Figure | None
 
 
-class CalibrationBin(_Record):
+class CalibrationBin(Record):
     """Rows of one split whose predicted probabilities lie in one bin."""
 
     split: str
@@ -102,7 +102,7 @@ class CalibrationBin(_Record):
     high: Figure
 
 
-class HistogramBin(_Record):
+class HistogramBin(Record):
     """Shares of the positive and of the negative rows with probabilities in [low, high)."""
 
     split: str
@@ -110,95 +110,3 @@ class HistogramBin(_Record):
     high: Figure
     positives: Figure
     negatives: Figure
-
-
-class Quarantined(_Record):
-    """Rows that were put aside for one reason, with one of them to look at."""
-
-    reason: str
-    n_rows: int
-    example: str
-    example_at: str
-
-
-class SplitSize(_Record):
-    """How large a split is."""
-
-    split: str
-    n_rows: int
-    n_users: int
-    n_items: int
-    first_day: date | None
-    last_day: date | None
-
-
-class DataQuality(_Record):
-    """What came in that night and what was put aside: n_rows_in = n_events + n_quarantined."""
-
-    n_rows_in: int
-    n_events: int
-    n_late: int  # events that became known more than a day after they happened
-    n_quarantined: int
-    quarantined: list[Quarantined]
-    n_users: int
-    n_items: int
-    n_catalogue: int
-    first_event: date | None
-    last_event: date | None
-    splits: list[SplitSize]
-
-
-class Neighbour(_Record):
-    """An item near another one."""
-
-    item_id: int | str
-    title: str
-    cosine: Figure
-
-
-class Neighbourhood(_Record):
-    """A known item and the items nearest to it in the published vectors."""
-
-    item_id: int | str
-    title: str
-    n_train_rows: int
-    neighbours: list[Neighbour]
-
-
-class NightMetrics(_Record):
-    """Everything that a night's report says."""
-
-    schema_version: int = SCHEMA_VERSION
-    day: date
-    domain: str
-    version: int
-    model: str
-    facts: dict[str, str] = Field(description="what the version says of itself, and the code")
-    verdict: Verdict
-    systems: list[SystemName] = Field(description="the model first, then controls, strongest first")
-    slices: dict[str, str] = Field(description="slice -> what it holds")
-    quality: list[Quality]
-    comparisons: list[Comparison]
-    periods: list[Period]
-    calibration: list[CalibrationBin]
-    histogram: list[HistogramBin]
-    data: DataQuality
-    neighbourhoods: list[Neighbourhood]
-    n_resamples: int
-
-    def find(self, split: str, slice_: str, system: str) -> Quality:
-        """The figures of one system on one slice of one split."""
-        return next(
-            q for q in self.quality if (q.split, q.slice, q.system) == (split, slice_, system)
-        )
-
-    def compare(self, split: str, slice_: str, against: str) -> Comparison | None:
-        """The paired comparison with a control on one slice of one split, if there is one."""
-        return next(
-            (
-                c
-                for c in self.comparisons
-                if (c.split, c.slice, c.against) == (split, slice_, against)
-            ),
-            None,
-        )

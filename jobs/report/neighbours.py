@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.report.figures import Neighbour, Neighbourhood
+from jobs.report.night_figures import Neighbour, Neighbourhood
 
 Id = int | str
+_ROWS_AT_ONCE = 65_536
 
 
 def nearest(vectors: NDArray[np.float32], place: int, k: int) -> list[tuple[int, float]]:
@@ -17,12 +18,18 @@ def nearest(vectors: NDArray[np.float32], place: int, k: int) -> list[tuple[int,
 
     A row without direction (zero norm) is near to nothing: its cosine is 0.
     """
-    wide = vectors.astype(np.float64)
-    norms = np.linalg.norm(wide, axis=1)
-    unit = wide / np.where(norms == 0, 1.0, norms)[:, None]
-    cosines = np.round(unit @ unit[place], 6)
+    own = _unit(vectors[place : place + 1])[0]
+    starts = range(0, len(vectors), _ROWS_AT_ONCE)
+    parts = [_unit(vectors[start : start + _ROWS_AT_ONCE]) @ own for start in starts]
+    cosines = np.round(np.concatenate(parts), 6)
     order = np.argsort(-cosines, kind="stable")
     return [(int(other), float(cosines[other])) for other in order if other != place][:k]
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = vectors.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1)
+    return wide / np.where(norms == 0, 1.0, norms)[:, None]
 
 
 def neighbourhoods(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -11,177 +11,209 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.datasets import CTR_SCORES, SPLITS
-from jobs.errors import NotAvailable
-from jobs.report.controls import System, controls
+from embedding_store.manifest import GateEntry
 from jobs.report.data_quality import data_quality
-from jobs.report.evaluate import (
-    SLICES,
-    Resampling,
-    ScoredRows,
-    auc_over_time,
-    calibration_bins,
-    comparisons,
-    judge,
-    occurrences,
-    qualities,
-    score_histogram,
-    slice_masks,
-    strongest,
+from jobs.report.drift import code_drift, score_drift
+from jobs.report.evaluate import Resampling
+from jobs.report.gates import gates, vector_drift
+from jobs.report.item_map import Codes, MapOptions, item_map
+from jobs.report.judging import Judged
+from jobs.report.last_night import LastNight, previous_of
+from jobs.report.misses import misses
+from jobs.report.models import main_model, title_of
+from jobs.report.neighbours import Id, neighbourhoods
+from jobs.report.night_figures import (
+    Drift,
+    ItemMap,
+    JobCost,
+    LayerFigure,
+    Neighbourhood,
+    NightMetrics,
+    ScoreDrift,
 )
-from jobs.report.figures import Neighbourhood, NightMetrics, SystemName, Verdict
-from jobs.report.neighbours import neighbourhoods
-
-JUDGED = ("valid", "test")
-MODEL_TITLES = {"mf": "Aligned MF"}  # a model that is not here goes by its own name
+from jobs.report.prompt_text import Wording
+from jobs.report.scored import checked_scores, chosen_model, scored_splits
+from jobs.report.slices import Cuts, slices
+from jobs.report.verdicts import against_previous
 
 
 @dataclass(frozen=True)
 class NightTables:
-    """What the report reads: the night's datasets and the version's item vectors."""
+    """What the report reads: the night's datasets, the version's item vectors and codes."""
 
     scores: pa.Table
     splits: pa.Table
+    histories: pa.Table
     items: pa.Table
     totals: pa.Table
     quarantined: pa.Table
+    arrivals: pa.Table
     item_ids: NDArray[np.generic]
     item_vectors: NDArray[np.float32]
+    codes: Codes | None = None
+    diagnostics: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What the report is about, and what others say of it.
+
+    Attributes:
+        day: the night.
+        domains: names of the sources.
+        version: number of the version.
+        model: that the verdict is about; None: the main one there is.
+        facts: what the version says of itself.
+        gates: of the version.
+        last_night: the version that it follows.
+        wording: how a row becomes a prompt.
+        cost: of the night's jobs.
+        codebook: figures of the night's job `codebook`.
+    """
+
+    day: date
+    domains: Sequence[str]
+    version: int
+    model: str | None
+    facts: dict[str, str]
+    gates: Sequence[GateEntry]
+    last_night: LastNight | None
+    wording: Wording
+    cost: list[JobCost]
+    codebook: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How many resamples, bins and neighbours."""
+    """How many resamples, bins, neighbours, misses and points of the map."""
 
     resampling: Resampling
     n_bins: int
     n_probes: int
     n_neighbours: int
+    n_misses: int
+    map: MapOptions
 
 
-def _rows_of(table: pa.Table, split: str) -> pa.Table:
-    rows = table.filter(pc.equal(table["split"], split))
-    return rows.sort_by([("row", "ascending")])
+def night_metrics(tables: NightTables, about: About, options: Options) -> NightMetrics:
+    """Judge a night's models beside the controls and the night before, and its data.
 
-
-def _check_scores(scores: pa.Table, version: int, model: str) -> None:
-    """Two versions' scores never mix, and a report is about the version that it names."""
-    versions = pc.unique(scores["version"]).to_pylist()
-    if set(versions) - {version}:
-        raise NotAvailable(
-            f"{CTR_SCORES.name} holds scores of version {versions}, the report was asked for "
-            f"version {version}; run job 'score' with --version {version}, or give --version "
-            f"{versions[0]} here"
-        )
-    models = pc.unique(scores["model"]).to_pylist()
-    if set(models) - {model}:
-        raise NotAvailable(
-            f"{CTR_SCORES.name} holds scores of model {models}, the report was asked for {model}"
-        )
-
-
-def _scored_rows(split: str, tables: NightTables, model: str) -> ScoredRows:
-    train = _rows_of(tables.splits, "train")
-    rows, scored = _rows_of(tables.splits, split), _rows_of(tables.scores, split)
-    for column in ("row", "user_id", "item_id", "label"):
-        if not rows[column].equals(scored[column]):
-            raise NotAvailable(
-                f"{CTR_SCORES.name} and {SPLITS.name} differ in '{column}' of the {split} rows "
-                f"({scored.num_rows} scored, {rows.num_rows} in the split); run job 'score' again"
-            )
-    users, items = rows["user_id"].to_numpy(), rows["item_id"].to_numpy()
-    train_users, train_items = train["user_id"].to_numpy(), train["item_id"].to_numpy()
-    own = System(
-        model,
-        MODEL_TITLES.get(model, model),
-        scored["logit"].to_numpy().astype(np.float64),
-        scored["probability"].to_numpy().astype(np.float64),
+    Raises:
+        NotAvailable: the scores are not those of these rows or of this version.
+    """
+    checked_scores(tables.scores, about.version)
+    model = chosen_model(tables.scores, about.model)
+    train = tables.splits.filter(pc.equal(tables.splits["split"], "train"))
+    cuts = Cuts.of(*(train[name].to_numpy() for name in ("user_id", "item_id")))
+    found, notes = scored_splits(tables.splits, tables.scores, model, cuts)
+    judged = Judged.of(found, options.resampling)
+    figures = judged.figures(options.n_bins)
+    title = f"Version {about.version} ({title_of(model)})"
+    on_control = judged.verdict(title, figures["quality"], figures["comparisons"])
+    previous = previous_of(
+        about.last_night, tables.scores, tables.splits, model, about.gates, options.resampling
     )
-    labels = train["label"].to_numpy()
-    means = controls(train_users, train_items, labels, users, items) if len(labels) else ()
-    return ScoredRows(
-        split=split,
-        users=users,
-        labels=rows["label"].to_numpy(),
-        days=rows["rated_at"].to_numpy().astype("datetime64[D]"),
-        slices=slice_masks(occurrences(train_users, users), occurrences(train_items, items)),
-        systems=(own, *means),
+    catalogue = _Catalogue.of(tables.items, train)
+    test = found["test"]
+    return NightMetrics(
+        day=about.day,
+        domain=", ".join(about.domains),
+        version=about.version,
+        model=model,
+        facts=about.facts,
+        verdict=against_previous(title, previous) if previous else on_control,
+        control_verdict=on_control,
+        previous=previous,
+        notes=notes,
+        slices=slices(cuts),
+        drift=_drift(tables, about, model),
+        gates=gates(about.gates),
+        attention=_attention(tables.diagnostics),
+        map=_map(tables, catalogue, options.map),
+        neighbourhoods=_known_items(tables, catalogue, options),
+        misses=misses(
+            test.rows,
+            test.table,
+            judged.control,
+            tables.histories,
+            catalogue.titles,
+            about.wording,
+            options.n_misses,
+        ),
+        template=about.wording.template.name,
+        data=data_quality(
+            tables.totals, tables.quarantined, tables.items, tables.splits, tables.arrivals
+        ),
+        cost=about.cost,
+        n_resamples=options.resampling.n,
+        **figures,
     )
 
 
-def _known_items(tables: NightTables, options: Options) -> list[Neighbourhood]:
-    train = _rows_of(tables.splits, "train")
-    counts = pc.value_counts(train["item_id"].combine_chunks())
+@dataclass(frozen=True)
+class _Catalogue:
+    titles: dict[Id, str]
+    n_train_rows: dict[Id, int]
+
+    @classmethod
+    def of(cls, items: pa.Table, train: pa.Table) -> _Catalogue:
+        named = items.select(["item_id", "title"]).to_pydict().values()
+        counts = pc.value_counts(train["item_id"].combine_chunks())
+        fields = (counts.field(place).to_pylist() for place in (0, 1))
+        return cls(dict(zip(*named, strict=True)), dict(zip(*fields, strict=True)))
+
+
+def _known_items(
+    tables: NightTables, catalogue: _Catalogue, options: Options
+) -> list[Neighbourhood]:
     return neighbourhoods(
         tables.item_ids,
         tables.item_vectors,
-        dict(zip(*tables.items.select(["item_id", "title"]).to_pydict().values(), strict=True)),
-        dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)),
+        catalogue.titles,
+        catalogue.n_train_rows,
         n_probes=options.n_probes,
         n_neighbours=options.n_neighbours,
     )
 
 
-def _verdict(test: ScoredRows, control: System | None, night_so_far: NightMetrics) -> Verdict:
-    own = test.systems[0]
-    title = f"Version {night_so_far.version} ({own.title})"
-    if control is None:
-        return judge(title, None, None, [])
-    values = [night_so_far.find("test", "all", name) for name in (own.name, control.name)]
-    return judge(title, control, night_so_far.compare("test", "all", control.name), values)
-
-
-def night_metrics(
-    tables: NightTables,
-    *,
-    day: date,
-    domains: Sequence[str],
-    version: int,
-    model: str,
-    facts: dict[str, str],
-    options: Options,
-) -> NightMetrics:
-    """Judge a night's model beside the controls, and its data.
-
-    Raises:
-        NotAvailable: the scores are not those of these rows or of this version.
-    """
-    _check_scores(tables.scores, version, model)
-    valid, test = (_scored_rows(split, tables, model) for split in JUDGED)
-    ordered = strongest(test if len(test.labels) else valid)
-    resampling = options.resampling
-    control = ordered[0] if ordered else None
-    by_name = {rows.split: {s.name: s for s in rows.systems} for rows in (valid, test)}
-
-    def same(rows: ScoredRows) -> System | None:
-        return by_name[rows.split][control.name] if control else None
-
-    without_verdict = NightMetrics(
-        day=day,
-        domain=", ".join(domains),
-        version=version,
-        model=model,
-        facts=facts,
-        verdict=judge("", None, None, []),
-        systems=[
-            SystemName(name=s.name, title=s.title, is_control=s is not test.systems[0])
-            for s in (test.systems[0], *ordered)
-        ],
-        slices=SLICES,
-        quality=[q for rows in (valid, test) for q in qualities(rows, resampling)],
-        comparisons=[c for rows in (valid, test) for c in comparisons(rows, resampling)],
-        periods=[p for rows in (valid, test) for p in auc_over_time(rows, same(rows), resampling)],
-        calibration=[
-            b
-            for rows in (valid, test)
-            for b in calibration_bins(
-                rows, [s for s in (rows.systems[0], same(rows)) if s], options.n_bins
-            )
-        ],
-        histogram=[b for rows in (valid, test) for b in score_histogram(rows)],
-        data=data_quality(tables.totals, tables.quarantined, tables.items, tables.splits),
-        neighbourhoods=_known_items(tables, options),
-        n_resamples=resampling.n,
+def _map(tables: NightTables, catalogue: _Catalogue, options: MapOptions) -> ItemMap | None:
+    return item_map(
+        tables.item_ids,
+        tables.item_vectors,
+        catalogue.titles,
+        catalogue.n_train_rows,
+        tables.codes,
+        options,
     )
-    verdict = _verdict(test, control, without_verdict)
-    return without_verdict.model_copy(update={"verdict": verdict})
+
+
+def _drift(tables: NightTables, about: About, model: str) -> Drift | None:
+    """What moved since the version before; None for the first version."""
+    last_night = about.last_night
+    if last_night is None:
+        return None
+    scores: ScoreDrift | None = None
+    why = last_night.why_no_scores
+    if last_night.scores is not None:
+        before = main_model(last_night.scores, model)
+        scores = score_drift(
+            _probabilities(tables.scores, model), _probabilities(last_night.scores, before)
+        )
+        why = "" if scores else "one of the two nights scored no test row"
+    return Drift(
+        scores=scores,
+        why_no_scores=why,
+        vectors=vector_drift(about.gates),
+        codes=code_drift(about.codebook),
+    )
+
+
+def _probabilities(scores: pa.Table, model: str | None) -> NDArray[np.float64]:
+    """Of the test rows, as one model gives them."""
+    wanted = pc.and_(pc.equal(scores["split"], "test"), pc.equal(scores["model"], model or ""))
+    return scores.filter(wanted)["probability"].to_numpy().astype(np.float64)
+
+
+def _attention(diagnostics: pa.Table | None) -> list[LayerFigure]:
+    rows = diagnostics.to_pylist() if diagnostics is not None else []
+    return [LayerFigure.model_validate(row) for row in rows]

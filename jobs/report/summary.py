@@ -32,7 +32,7 @@ def summary(metrics: Mapping[str, Any]) -> Table:
     """Splits by systems: rows, users counted, AUC, UAUC, log loss; 80 columns wide.
 
     Args:
-        metrics: metrics.json, parsed; its schema is `jobs.report.figures.NightMetrics`.
+        metrics: metrics.json, parsed; its schema is `jobs.report.night_figures.NightMetrics`.
     """
     titles = {system["name"]: system["title"] for system in metrics["systems"]}
     table = Table(title=f"{metrics['domain']}, {metrics['day']}, version {metrics['version']}")
@@ -60,7 +60,7 @@ def summary(metrics: Mapping[str, Any]) -> Table:
 
 
 def print_summary(home: Home, day: date, console: Console) -> None:
-    """Print the version, the metrics, the verdict and the report's path of a night.
+    """Print the version, the metrics, the verdicts and the report's path of a night.
 
     Raises:
         NotAvailable: no report of that day.
@@ -71,8 +71,9 @@ def print_summary(home: Home, day: date, console: Console) -> None:
         )
     metrics = json.loads(home.output(METRICS, day).read_text(encoding="utf-8"))
     console.print(summary(metrics))
-    verdict = metrics["verdict"]
-    console.print(Text(verdict["sentence"], style=_TONES[verdict["outcome"]]))
+    said = [metrics["verdict"], metrics["control_verdict"]]
+    for verdict in said if said[0] != said[1] else said[:1]:
+        console.print(Text(verdict["sentence"], style=_TONES[verdict["outcome"]]))
     console.print(f"Version {metrics['version']} of {home.store}", highlight=False, soft_wrap=True)
     page = home.output(REPORT, day)
     console.print(f"Report {page}", highlight=False, soft_wrap=True, markup=False)

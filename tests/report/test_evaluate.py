@@ -12,7 +12,6 @@ from jobs.report.evaluate import (
     Resampling,
     ScoredRows,
     auc_over_time,
-    judge,
     occurrences,
     score_histogram,
     slice_masks,
@@ -20,6 +19,7 @@ from jobs.report.evaluate import (
 )
 from jobs.report.figures import Comparison, Estimate, Quality
 from jobs.report.neighbours import nearest, neighbourhoods
+from jobs.report.verdicts import against_control
 
 CONTROL = System("item_mean", "Item mean", np.zeros(0), np.zeros(0))
 
@@ -46,13 +46,18 @@ def judged(difference: Estimate | None):
         )
         for name, value in (("mf", 0.7), ("item_mean", 0.69))
     ]
-    return judge("Version 7", CONTROL, comparison, values)
+    return against_control("Version 7", CONTROL, comparison, values)
 
 
 @pytest.mark.parametrize(
     ("low", "high", "outcome", "claim"),
     [
-        (0.001, 0.02, "better", "Version 7 beats the strongest trivial control on test, item mean"),
+        (
+            0.001,
+            0.02,
+            "better",
+            "Version 7 is better than the strongest trivial control on test, item mean",
+        ),
         (-0.01, 0.02, "same", "Version 7 cannot be told apart from"),
         (-0.02, -0.001, "worse", "Version 7 is worse than"),
         (None, None, "unknown", "fewer than 10 users"),
@@ -66,7 +71,7 @@ def test_the_verdict_is_where_the_paired_interval_lies(low, high, outcome, claim
 
 def test_without_figures_there_is_no_verdict():
     assert judged(None).outcome.value == "unknown"
-    assert judge("Version 7", None, None, []).outcome.value == "unknown"
+    assert against_control("Version 7", None, None, []).outcome.value == "unknown"
 
 
 def test_the_sentence_gives_both_figures_the_difference_and_its_interval():

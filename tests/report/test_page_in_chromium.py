@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import html
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,12 +23,34 @@ CHROMIUM = next(
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
+def wide_parts(page: Path, width: int, tmp_path: Path) -> str:
+    """What of the page reaches beyond a window of `width` pixels, and how wide the page gets."""
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<iframe id=f style='width:{width}px;height:900px;border:0' "
+        f"srcdoc='{html.escape(page.read_text(encoding='utf-8'), quote=True)}'></iframe>"
+        "<p id=out></p><script>f.onload = () => {"
+        " const inside = f.contentDocument, wide = [];"
+        " for (const e of inside.querySelectorAll('main *, header *, footer *'))"
+        "  if (e.getBoundingClientRect().right > f.clientWidth + 1 && !e.closest('svg'))"
+        "   wide.push(e.tagName + ': ' + e.textContent.trim().slice(0, 60));"
+        " out.textContent = 'widest ' + inside.documentElement.scrollWidth + ' ' + wide.join('; ')"
+        "}</script>",
+        encoding="utf-8",
+    )
+    dom, _ = opened(frame, tmp_path / "profile")
+    found = re.search(r'<p id="out">([^<]*)</p>', dom)
+    assert found is not None
+    return found[1]
+
+
 def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
     """The page as Chromium has it after loading without a network, and what its console said."""
     flags = [
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
+        "--hide-scrollbars",
         "--disable-quic",
         "--no-first-run",
         "--disable-background-networking",
@@ -34,6 +58,7 @@ def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
         "--disable-sync",
         "--host-resolver-rules=MAP * ~NOTFOUND",
         "--enable-logging=stderr",
+        "--virtual-time-budget=2000",
         f"--user-data-dir={profile}",
         "--dump-dom",
     ]
@@ -53,8 +78,12 @@ def test_a_broken_page_is_noticed(tmp_path):
 
 def test_the_report_opens_without_a_network_and_the_console_stays_silent(home, tmp_path):
     _, version = tiny_night.prepare(home, DAY, title=lambda n: f"{tiny_night.EVIL} {n}")
-    tiny_night.report(home, DAY, version)
+    tiny_night.scored_and_reported(home, DAY, version)
     dom, console = opened(home.output(REPORT, DAY), tmp_path / "profile")
     assert "Better than the strongest control" in dom
     assert "&lt;script&gt;" in dom
     assert console == []
+    # From a phone to a desk nothing lies beyond the edge, whatever titles and raw rows hold.
+    for width in (320, 390, 800, 1041):
+        found = wide_parts(home.output(REPORT, DAY), width, tmp_path)
+        assert found.strip() == f"widest {width}"

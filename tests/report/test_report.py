@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from io import StringIO
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,14 +14,14 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from embedding_store.lookup import open_version
-from jobs.datasets import CTR_SCORES, METRICS, REPORT
+from jobs.datasets import CTR_SCORES, METRICS, METRICS_SCHEMA, REPORT
 from jobs.errors import NotAvailable
 from jobs.home import Home
-from jobs.job import execute
-from jobs.report.figures import NightMetrics
+from jobs.job import execute, load_manifest
+from jobs.report.night_figures import NightMetrics, json_schema
 from jobs.report.report import ReportConfig, job, version_facts
 from jobs.report.summary import print_summary
-from tests.conftest import DAY
+from tests.conftest import DAY, ROOT
 from tests.report import tiny_night
 
 
@@ -56,7 +57,7 @@ def reported(tmp_path_factory) -> Home:
     """A reported night whose item titles are somebody's attempt at an injection."""
     home = Home(tmp_path_factory.mktemp("night"))
     _, version = tiny_night.prepare(home, DAY, title=lambda n: f"{tiny_night.EVIL} {n}")
-    tiny_night.report(home, DAY, version)
+    tiny_night.scored_and_reported(home, DAY, version)
     return home
 
 
@@ -65,7 +66,11 @@ def test_the_planted_model_is_judged_better_than_the_controls(reported):
     assert night.verdict.outcome.value == "better"
     assert night.verdict.against == "item_user_mean"
     assert night.compare("test", "all", "item_user_mean").auc.low > 0
-    assert "Version 1 (Aligned MF) beats the strongest trivial control" in page_of(reported)
+    assert night.verdict == night.control_verdict
+    page = page_of(reported)
+    assert "Version 1 (Aligned MF) is better than the strongest trivial control" in page
+    assert "Better than the strongest control; there is no night before" in page
+    assert "There is no earlier version to compare with" in page
 
 
 def test_the_figures_are_those_of_the_scored_rows(reported):
@@ -80,6 +85,8 @@ def test_the_figures_are_those_of_the_scored_rows(reported):
         assert warm.n_rows == pc.sum(rows["is_warm"]).as_py()
         assert night.find(split, "cold", "mf").n_rows == 200 - warm.n_rows
         assert night.find(split, "all", "global_mean").auc.value == 0.5
+        head, tail = (night.find(split, name, "mf").n_rows for name in ("head", "tail"))
+        assert head + tail == 200
 
 
 def test_rows_in_are_events_plus_rows_put_aside(reported):
@@ -123,7 +130,10 @@ def test_the_page_asks_for_nothing_from_anywhere(reported):
         for name, value in attributes.items()
         if name in {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
     }
-    assert wanted == {"metrics.json"}
+    files = {value for value in wanted if not value.startswith("#")}
+    assert files == {"metrics.json", "metrics.schema.json"}
+    ids = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
+    assert {value.removeprefix("#") for value in wanted - files} <= ids
     assert not re.search(r"@import|@font-face|https?:|url\((?!#)", page)
     assert "default-src 'none'" in page
 
@@ -140,7 +150,7 @@ def test_ids_on_the_page_are_unique_and_labels_lead_somewhere(reported):
 
 def test_every_chart_says_in_words_what_it_shows(reported):
     charts = Elements(page_of(reported)).all("svg")
-    assert len(charts) == 6
+    assert len(charts) == 14
     for chart in charts:
         assert chart["role"] == "img"
         assert re.search(r"\d", chart["aria-label"])
@@ -149,20 +159,31 @@ def test_every_chart_says_in_words_what_it_shows(reported):
 
 def test_every_table_has_a_caption_and_scoped_headings(reported):
     elements = Elements(page_of(reported))
-    assert len(elements.all("table")) == len(elements.all("caption")) == 4
+    assert len(elements.all("table")) == len(elements.all("caption")) == 6
     assert {heading["scope"] for heading in elements.all("th")} == {"col", "row", "rowgroup"}
+    # On a phone rows become blocks: their part in the table is then said by their role alone.
+    assert all("role" in each for tag in ("table", "tr", "th", "td") for each in elements.all(tag))
+    assert all("data-label" in cell for cell in elements.all("td"))
+
+
+def test_headings_go_down_one_level_at_a_time(reported):
+    levels = [int(tag[1]) for tag, _ in Elements(page_of(reported)).found if re.match(r"h\d$", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
 def test_the_same_night_gives_the_same_bytes(reported):
-    before = [reported.output(d, DAY).read_bytes() for d in (METRICS, REPORT)]
+    before = [reported.output(d, DAY).read_bytes() for d in (METRICS, METRICS_SCHEMA, REPORT)]
     assert tiny_night.report(reported, DAY, 1).status == "unchanged"
     assert tiny_night.report(reported, DAY, 1, force=True).status == "done"
-    assert [reported.output(d, DAY).read_bytes() for d in (METRICS, REPORT)] == before
+    after = [reported.output(d, DAY).read_bytes() for d in (METRICS, METRICS_SCHEMA, REPORT)]
+    assert after == before
 
 
 def test_string_ids_give_the_same_figures(reported, home):
     _, version = tiny_night.prepare(home, DAY, as_text=True)
-    tiny_night.report(home, DAY, version)
+    tiny_night.scored_and_reported(home, DAY, version)
     one, other = night_of(reported), night_of(home)
     assert one.quality == other.quality
     assert one.comparisons == other.comparisons
@@ -174,7 +195,7 @@ def test_string_ids_give_the_same_figures(reported, home):
 @pytest.mark.parametrize("without", [("test",), ("valid",), ("valid", "test")])
 def test_an_empty_period_is_said_plainly_and_its_figures_are_null(home, without):
     _, version = tiny_night.prepare(home, DAY, without=without)
-    outcome = tiny_night.report(home, DAY, version)
+    outcome = tiny_night.scored_and_reported(home, DAY, version)
     night, page = night_of(home), page_of(home)
     for split in without:
         assert f"The {split} period holds no rows as of this day" in page
@@ -188,7 +209,7 @@ def test_an_empty_period_is_said_plainly_and_its_figures_are_null(home, without)
 
 def test_scores_of_another_version_are_refused(home):
     truth, version = tiny_night.prepare(home, DAY)
-    tiny_night.report(home, DAY, version)
+    tiny_night.score(home, DAY, version)
     other = tiny_night.publish(home, DAY, truth, as_text=False, run_key="two")
     with pytest.raises(NotAvailable, match=rf"scores of version \[{version}\].*version {other}"):
         execute("report", ReportConfig(version=other), DAY, home, job)
@@ -233,7 +254,10 @@ def test_the_summary_of_a_night_without_a_report_says_how_to_get_one(home):
 
 def test_metrics_json_has_the_schema_that_is_documented(reported):
     document = json.loads(reported.output(METRICS, DAY).read_text())
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
+    written = reported.output(METRICS_SCHEMA, DAY).read_text()
+    assert written == json_schema() == (ROOT / "docs" / "metrics.schema.json").read_text()
+    assert set(json.loads(written)["required"]) <= set(document)
     assert set(document) == set(NightMetrics.model_fields)
     with pytest.raises(ValueError, match="extra"):
         NightMetrics.model_validate({**document, "surprise": 1})
@@ -245,4 +269,35 @@ def test_a_handful_of_users_gives_a_figure_without_an_interval(reported):
     assert cold_user.n_users == 1
     assert cold_user.auc.value > 0.5
     assert (cold_user.auc.low, cold_user.auc.high) == (None, None)
-    assert night.compare("test", "cold_user", "item_mean").uauc.low is None
+    control = night.control.name
+    assert night.compare("test", "cold_user", control).uauc.low is None
+    assert "No interval: cold, cold user, cold item, light users" in page_of(reported)
+
+
+def test_the_last_days_say_what_became_known(reported):
+    said = [(a.known_day.isoformat(), a.n_rows) for a in night_of(reported).data.arrivals]
+    assert said == [("2026-03-01", 3), ("2026-03-02", 4)]
+
+
+def test_cost_is_what_the_manifests_of_the_night_say_but_for_the_report(reported):
+    night = night_of(reported)
+    assert [cost.job for cost in night.cost] == ["ingest", "splits", "candidates", "score"]
+    for cost in night.cost:
+        manifest = load_manifest(reported, cost.job, DAY)
+        assert cost.seconds == manifest.seconds
+        assert cost.peak_memory_bytes == manifest.peak_memory_bytes > 2**20
+    assert night.cost[-1].rows == 400
+
+
+def test_misses_are_the_rows_furthest_from_their_label_with_their_prompts(reported):
+    night = night_of(reported)
+    scores = pq.read_table(reported.output(CTR_SCORES, DAY)).to_pylist()
+    rows = {row["row"]: row for row in scores if row["split"] == "test"}
+    assert [miss.label for miss in night.misses] == [1, 1, 1, 0, 0, 0]
+    worst = max(rows.values(), key=lambda row: row["label"] - row["probability"])
+    assert night.misses[0].row == worst["row"]
+    for miss in night.misses:
+        assert miss.probability == pytest.approx(rows[miss.row]["probability"], abs=1e-6)
+        assert miss.prompt.startswith("Movies that one user rated")
+        assert miss.prompt.endswith(f"{tiny_night.EVIL} {(miss.item_id - 5) // 10}?")
+    assert len({miss.user_id for miss in night.misses}) == 6

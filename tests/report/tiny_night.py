@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from embedding_store import EmbeddingStore, TableSpec
+from embedding_store.lookup import open_version
+from embedding_store.review import Review
 from jobs.check import check
 from jobs.datasets import (
+    ARRIVALS,
+    CTR_SCORES,
     DOMAINS,
     EVENT_TOTALS,
     HISTORIES,
@@ -24,7 +30,7 @@ from jobs.datasets import (
 from jobs.home import Home
 from jobs.job import Config, Outcome, Run, execute, mark_checked
 from jobs.report import report as report_job
-from jobs.score import ctr_scores
+from jobs.score import candidates, ctr_scores
 from tests.one_domain import one_domain
 
 N_USERS, N_ITEMS, DIM = 24, 16, 3
@@ -160,10 +166,20 @@ def _ingested(rows: pa.Table, titles: pa.Table) -> list[tuple[Dataset, pa.Table]
     }
     return [
         (DOMAINS, one_domain(split_protocol="days")),
+        (ARRIVALS, _arrivals(n)),
         (ITEMS, titles),
         (QUARANTINED_EVENTS, pa.table(quarantined)),
         (EVENT_TOTALS, pa.table(totals)),
     ]
+
+
+def _arrivals(n: int) -> pa.Table:
+    """Rows that no clock dates, and those of two days."""
+    counts = {"n_rows": [n - 4, 3, 4], "n_events": [n - 4, 2, 2], "n_quarantined": [0, 1, 2]}
+    nothing = {name: [0, 0, 0] for name in ("n_late", "n_corrections", "n_released")}
+    days = [date(1970, 1, 1), date(2026, 3, 1), date(2026, 3, 2)]
+    columns = {name: pa.array(values, pa.int64()) for name, values in (counts | nothing).items()}
+    return pa.table({"known_day": days, **columns}).select(list(ARRIVALS.columns or ()))
 
 
 def _factor_table(key: str, names: pa.Array, factors: np.ndarray, biases: np.ndarray) -> TableSpec:
@@ -178,7 +194,16 @@ def _factor_table(key: str, names: pa.Array, factors: np.ndarray, biases: np.nda
     return TableSpec(pa.table(rows), key=key, vector="factor")
 
 
-def publish(home: Home, day: date, truth: Truth, *, as_text: bool, run_key: str = "one") -> int:
+def publish(
+    home: Home,
+    day: date,
+    truth: Truth,
+    *,
+    as_text: bool,
+    run_key: str = "one",
+    files: dict[str, Path] | None = None,
+    review: Review | None = None,
+) -> int:
     """The planted model as a version of the store; its last user and item are unknown to it."""
     users = ids("u", np.arange(COLD_USER), as_text=as_text)
     items = ids("i", np.arange(COLD_ITEM), as_text=as_text)
@@ -198,7 +223,9 @@ def publish(home: Home, day: date, truth: Truth, *, as_text: bool, run_key: str 
         run_key=run_key,
         day=day,
         space={"backbone": "planted", "dim": 2},
+        files=files,
         attributes={"global_bias": GLOBAL_BIAS},
+        review=(lambda _: review) if review else None,
     )
 
 
@@ -209,8 +236,14 @@ def prepare(
     as_text: bool = False,
     without: tuple[str, ...] = (),
     title: Callable[[int], str] = "Film {}".format,
+    run_key: str = "one",
+    review: Review | None = None,
+    fitted: Truth | None = None,
 ) -> tuple[Truth, int]:
-    """Everything up to and with publish; returns the truth and the version."""
+    """Everything up to and with publish; returns the truth and the version.
+
+    `fitted` is published instead of the truth that the labels are drawn from.
+    """
     truth = planted()
     rows = splits(truth, without, as_text=as_text)
     catalogue = pa.table(
@@ -225,13 +258,89 @@ def prepare(
     item_lists = pa.array([[]] * len(users), pa.list_(rows.schema.field("item_id").type))
     histories = pa.table({"user_id": users, "item_ids": item_lists})
     _commit(home, day, "splits", [(SPLITS, rows), (HISTORIES, histories)])
-    return truth, publish(home, day, truth, as_text=as_text)
+    model = truth if fitted is None else fitted
+    return truth, publish(home, day, model, as_text=as_text, run_key=run_key, review=review)
 
 
-def report(home: Home, day: date, version: int, *, force: bool = False) -> Outcome:
-    """Score, check and report."""
+def blurred(truth: Truth, seed: int, noise: float) -> Truth:
+    """The truth with noise on its factors: a worse model of the same labels."""
+    random = np.random.default_rng(seed)
+    arrays = (truth.user_factors, truth.item_factors, truth.user_biases, truth.item_biases)
+    return Truth(*(a + random.normal(0, noise, a.shape).astype(np.float32) for a in arrays))
+
+
+def score(home: Home, day: date, version: int) -> None:
+    """Candidates, their scores, and the checks of both."""
+    chosen = candidates.CandidatesConfig(version=version)
+    execute("candidates", chosen, day, home, candidates.job)
+    check("candidates", day, home)
     execute("score", ctr_scores.ScoreConfig(version=version), day, home, ctr_scores.job)
     check("score", day, home)
-    config = report_job.ReportConfig(version=version, n_resamples=100)
-    intact = ctr_scores.is_of_the_same_version
-    return execute("report", config, day, home, report_job.job, intact=intact, force=force)
+
+
+def add_models(home: Home, day: date, version: int) -> None:
+    """Beside the factors a poor LLM, and the blend of both; and two candidates without a label."""
+    config = ctr_scores.ScoreConfig(version=version)
+    result = {"version": version, "version_sha256": _sha256(home, version)}
+
+    def job(_: Config, run: Run) -> None:
+        rows = pq.read_table(home.output(CTR_SCORES, day), partitioning=None)
+        own = rows["logit"].to_numpy()
+        noise = np.random.default_rng(5).normal(0, 2, len(own)).astype(np.float32)
+        tables = [rows, _by("llm", rows, noise), _by("fused", rows, 0.9 * own + 0.1 * noise)]
+        for model in ("mf", "llm", "fused"):
+            tables.append(_unlabelled(rows.slice(0, 2), model))
+        run.write(CTR_SCORES, pa.concat_tables(tables))
+        run.result = result
+
+    execute("score", config, day, home, job, force=True)
+    mark_checked(home, CTR_SCORES, day)
+
+
+def _sha256(home: Home, version: int) -> str:
+    return open_version(home.store, version).manifest_sha256
+
+
+def _by(model: str, rows: pa.Table, logits: np.ndarray) -> pa.Table:
+    said = {
+        "model": pa.array([model] * len(logits)),
+        "logit": pa.array(logits.astype(np.float32)),
+        "probability": pa.array((1 / (1 + np.exp(-logits))).astype(np.float32)),
+    }
+    columns = {name: said.get(name, rows[name]) for name in rows.schema.names}
+    return pa.table(columns)
+
+
+def _unlabelled(rows: pa.Table, model: str) -> pa.Table:
+    said = {
+        "split": pa.array(["top_k"] * rows.num_rows),
+        "row": pa.array(range(rows.num_rows), pa.int32()),
+        "label": pa.nulls(rows.num_rows, pa.int8()),
+        "model": pa.array([model] * rows.num_rows),
+    }
+    return pa.table({name: said.get(name, rows[name]) for name in rows.schema.names})
+
+
+def report(
+    home: Home, day: date, version: int, *, force: bool = False, **settings: object
+) -> Outcome:
+    """The report alone, on what was scored."""
+    config = report_job.ReportConfig.model_validate(
+        {"version": version, "n_resamples": 100, **settings}
+    )
+    return execute(
+        "report",
+        config,
+        day,
+        home,
+        report_job.job,
+        sources=report_job.sources,
+        intact=report_job.intact,
+        force=force,
+    )
+
+
+def scored_and_reported(home: Home, day: date, version: int, **settings: object) -> Outcome:
+    """Candidates, scores, their checks, and the report."""
+    score(home, day, version)
+    return report(home, day, version, **settings)
