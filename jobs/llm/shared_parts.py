@@ -27,7 +27,7 @@ class Scored(NamedTuple):
     rows: NDArray[np.int64]
     logits: NDArray[np.float32]
     n_tokens: int  # read by this process in this run
-    seconds: float
+    seconds: float  # of this process, until its own share was done
 
 
 def users_together(
@@ -88,7 +88,7 @@ def score_parts(
     left = [number for number, scores in found.items() if scores is None]
     if len(left) < len(found):
         going_on(len(found) - len(left))
-    started = time.monotonic()
+    started, seconds = time.monotonic(), 0.0
     n_tokens = sum(len(sequence) for number in left for sequence in parts[number])
     status = _FAILED
     try:
@@ -97,14 +97,13 @@ def score_parts(
                 scores = score(parts[number], advance)
                 kept.keep(number, *scores)
                 found[number] = scores
-        status = _FINE
+        status, seconds = _FINE, time.monotonic() - started
     finally:  # also where it failed: the others wait for its word
         status = processes.largest(status, device or torch.device("cpu"))
     if status != _FINE:
         raise JobError("another process failed to score its share; it has said why")
     if not processes.is_first:
         return None
-    seconds = time.monotonic() - started
     whole = [_whole(number, part, found, kept) for number, part in enumerate(parts)]
     rows = [np.empty(0, np.int64), *(scores[0] for scores in whole)]
     logits = [np.empty(0, np.float32), *(scores[1] for scores in whole)]

@@ -1,4 +1,4 @@
--- Soft tokens of items that cannot be: missing for an item with a factor, or zero.
+-- Soft tokens of items that cannot be: missing for an item with inputs, or zero.
 -- Vectors are cast to plain lists, since their length is not known here.
 -- Grain: one row per violation.
 with measured as (
@@ -10,14 +10,14 @@ with measured as (
 
 judged as (
     select
-        coalesce(item_factors.item_id, measured.item_id) as item_id,
+        coalesce(item_token_inputs.item_id, measured.item_id) as item_id,
         case
             when measured.item_id is null then 'no tokens for this item'
-            when item_factors.item_id is null then 'tokens of an item without a factor'
+            when item_token_inputs.item_id is null then 'tokens of an item without inputs'
             when measured.norm2 = 0 then 'tokens are zero'
         end as violation
-    from item_factors
-    full outer join measured on item_factors.item_id = measured.item_id
+    from item_token_inputs
+    full outer join measured on item_token_inputs.item_id = measured.item_id
 )
 
 select

@@ -1,5 +1,5 @@
 -- Figures that cannot be: shares and AUC out of range, windows that end before they begin, layers
--- whose attention does not add up to one.
+-- whose attention does not add up to one, a negative log loss.
 -- Grain: one row per violation.
 with summed as (
     select
@@ -24,6 +24,13 @@ judged as (
                 figure in ('delta_auc', 'delta_uauc') and value not between -1.0001 and 1.0001
                 then 'value is not between -1 and 1'
             when figure = 'lift' and value < -1e-4 then 'lift below zero'
+            when
+                measure = 'intervention' and figure like '%auc%' and abs(value) > 1.0001
+                then 'value is not between -1 and 1'
+            when
+                measure = 'intervention' and figure like '%log_loss'
+                and figure not like '%delta%' and figure not like '%less%' and value < 0
+                then 'log loss below zero'
             when figure in ('mass', 'share') and abs(total - 1) > 1e-3
                 then 'attention does not add up to one'
         end as violation

@@ -1,4 +1,4 @@
--- Soft tokens of users that cannot be: missing for a user with a factor, or zero.
+-- Soft tokens of users that cannot be: missing for a user with inputs, or zero.
 -- Vectors are cast to plain lists, since their length is not known here.
 -- Grain: one row per violation.
 with measured as (
@@ -10,14 +10,14 @@ with measured as (
 
 judged as (
     select
-        coalesce(user_factors.user_id, measured.user_id) as user_id,
+        coalesce(user_token_inputs.user_id, measured.user_id) as user_id,
         case
             when measured.user_id is null then 'no tokens for this user'
-            when user_factors.user_id is null then 'tokens of a user without a factor'
+            when user_token_inputs.user_id is null then 'tokens of a user without inputs'
             when measured.norm2 = 0 then 'tokens are zero'
         end as violation
-    from user_factors
-    full outer join measured on user_factors.user_id = measured.user_id
+    from user_token_inputs
+    full outer join measured on user_token_inputs.user_id = measured.user_id
 )
 
 select
