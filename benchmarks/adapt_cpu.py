@@ -13,17 +13,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from llm_homes import (
+    DAY,
+    curve,
+    keep_table,
+    print_curve,
+    run_checked,
+    score_table,
+    spoken,
+    together,
+)
 from numpy.typing import NDArray
 
 from jobs.command_line import parse
@@ -31,69 +38,48 @@ from jobs.datasets import ADAPT_CURVE
 from jobs.files import write_atomically
 from jobs.home import Home
 from jobs.job import Run, load_manifest
-from jobs.launch import MODULES, arguments
+from jobs.launch import MODULES
 from jobs.manifest import code_version
 
-DAY = date(2003, 3, 1)  # the published test window ends before it
 RESULT = Path(__file__).parent / "results" / "adapt_cpu.json"
 PUBLISHED = {"zero-shot Qwen2-7B": [0.5718, 0.5145], "TALLRec Qwen2-7B": [0.7268, 0.6989]}
-# Test before valid, and what was trained before what was not: the most telling figures first.
+# The most telling figures first. `adapted` has the weights of the best evaluation, which looks at a
+# tenth of the valid rows; `last` those of the last step. All valid rows together say which is kept.
 PHASES = (
     ("zero-shot", "test", "online"),
-    ("adapted", "test", "online"),
-    ("adapted", "valid", "online"),
-    ("adapted", "test", "frozen"),
+    ("last", "test", "online"),
+    ("last", "valid", "online"),
+    ("last", "test", "frozen"),
     ("zero-shot", "valid", "online"),
+    ("adapted", "valid", "online"),
+    ("adapted", "test", "online"),
 )
 FLAGS = {
     "rank": 16,
     "alpha": 32.0,
-    "learning_rate": 1e-3,
-    "warmup_steps": 15,
-    "step_tokens": 4_000,
+    "learning_rate": 4e-4,
+    "warmup_steps": 30,
+    "step_tokens": 2_048,
     "batch_tokens": 1_024,
     "epochs": 1,
     "valid_rows": 1_000,
-    "eval_steps": 15,
-    "checkpoint_steps": 5,
+    "eval_steps": 60,
+    "checkpoint_steps": 10,
     "seed": 0,
     "device": "cpu",
 }
 
 
-def spoken(flags: dict[str, Any]) -> list[str]:
-    """Flags of adapt's command line."""
-    words = ["--day", str(DAY)]
-    for name, value in flags.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
-
-
 def prepare(folder: Path, home: Home) -> None:
     """Splits, histories and item texts of the published split, unless they are there."""
     for job in ("ingest", "splits", "item_texts"):
-        given = {"source": folder} if job == "ingest" else {}
-        subprocess.run(arguments(job, day=DAY, **given), env=environment(home), check=True)
-        check = arguments("check", producer=job, day=DAY)
-        subprocess.run(check, env=environment(home), check=True)
-
-
-def environment(home: Home) -> dict[str, str]:
-    """One thread for each process."""
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return {**os.environ, **threads, "TIDEMARK_HOME": str(home.root)}
-
-
-def together(n: int, home: Home, words: list[str]) -> None:
-    """Run a module or script in `n` processes that speak to each other."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n)]
-    subprocess.run([*launch, *words], env=environment(home), check=True)
+        run_checked(job, home, **({"source": folder} if job == "ingest" else {}))
 
 
 def kept(home: Home, phase: tuple[str, str, str]) -> Path:
     """Where the figures of a phase are kept; those of an adapter belong to its flags."""
     name = "-".join(phase)
-    if phase[0] == "adapted":
+    if phase[0] != "zero-shot":
         manifest = load_manifest(home, "adapt", DAY)
         name += f"-{manifest.result['adapter'][:12]}" if manifest else ""
     return home.cache / "adapt_cpu" / f"{name}.json"
@@ -123,6 +109,8 @@ def score(phase: tuple[str, str, str], words: list[str], home: Home) -> None:
         prepared = prepare(config, run, processes)
         if system == "adapted":
             assign(prepared.learned, find_adapter(str(DAY), home).tensors())
+        elif system == "last":
+            assign(prepared.learned, last_weights(home))
         rows = prepared.reader.rows(split, history="frozen" if history == "frozen" else "online")
         trainer = prepared.trainer(config, run.log, processes)
         started = time.monotonic()
@@ -141,33 +129,25 @@ def score(phase: tuple[str, str, str], words: list[str], home: Home) -> None:
             "tokens_per_s": n_tokens / seconds,
         }
         if processes.is_first:
-            keep_scores(
-                kept(home, phase).with_suffix(".parquet"), split, rows.numbers[at], logits[at]
-            )
+            scores = score_table(split, rows.numbers[at], logits[at])
+            keep_table(kept(home, phase).with_suffix(".parquet"), scores)
             write_atomically(kept(home, phase), json.dumps(found))
 
 
-def keep_scores(path: Path, split: str, rows: NDArray[np.int64], logits: NDArray[Any]) -> None:
-    """Logits by row, for the bench: other systems are compared with them on the same rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table(
-        {
-            "split": pa.repeat(split, len(rows)),
-            "row": rows.astype(np.int32),
-            "logit": logits.astype(np.float32),
-        }
-    )
-    pq.write_table(table.sort_by("row"), path)
+def last_weights(home: Home) -> dict[str, NDArray[Any]]:
+    """The weights after the last step, from the checkpoint that a run ends with."""
+    from jobs.llm.checkpoints import Checkpoints
+
+    manifest = load_manifest(home, "adapt", DAY)
+    assert manifest is not None
+    folder = home.run("adapt", DAY) / "checkpoints" / manifest.result["checkpoints"]
+    newest = Checkpoints(folder).newest()
+    assert newest is not None, f"no checkpoint below {folder}"
+    assert newest.facts["is_finished"]
+    return {name: weight.numpy() for name, weight in newest.group("weights").items()}
 
 
 # -- the whole -----------------------------------------------------------------------------------
-
-
-def curve(home: Home) -> list[dict[str, Any]]:
-    """Valid AUC against tokens read; nothing before training has ended."""
-    if load_manifest(home, "adapt", DAY) is None:
-        return []
-    return pq.read_table(home.output(ADAPT_CURVE, DAY), partitioning=None).to_pylist()
 
 
 def report(home: Home, flags: dict[str, Any], processes: int) -> None:
@@ -177,11 +157,7 @@ def report(home: Home, flags: dict[str, Any], processes: int) -> None:
         if (path := kept(home, phase)).is_file():
             found[" ".join(phase)] = json.loads(path.read_text(encoding="utf-8"))
     manifest = load_manifest(home, "adapt", DAY)
-    print("step   tokens  seconds  train loss  valid AUC  valid UAUC")
-    for point in curve(home):
-        cells = [point[name] for name in ("train_loss", "valid_auc", "valid_uauc")]
-        said = "  ".join(f"{cell:9.4f}" if cell is not None else " " * 9 for cell in cells)
-        print(f"{point['step']:4d} {point['tokens']:8,d} {point['seconds']:8.0f}  {said}")
+    print_curve(curve(home, ADAPT_CURVE))
     for name, figures in found.items():
         print(f"{name}: AUC {figures['auc']:.4f} UAUC {figures['uauc']:.4f}")
     document = {
@@ -194,7 +170,7 @@ def report(home: Home, flags: dict[str, Any], processes: int) -> None:
         },
         "config": flags,
         "training": manifest.metrics if manifest else {},
-        "curve": curve(home),
+        "curve": curve(home, ADAPT_CURVE),
         "results": found,
         "published_auc_uauc": PUBLISHED,
     }
@@ -225,7 +201,7 @@ def main() -> None:
     prepare(asked.folder, home)
     again = [str(Path(__file__)), *sys.argv[1:]]
     for phase in PHASES:
-        if phase[0] == "adapted":  # says "unchanged" at once where it has run
+        if phase[0] != "zero-shot":  # says "unchanged" at once where it has run
             together(asked.processes, home, ["-m", MODULES["adapt"], *spoken(flags)])
         if not kept(home, phase).is_file():
             together(asked.processes, home, [*again, "--phase", "/".join(phase)])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jobs.bench.figures import BenchResult, Cost, Difference, SliceFigures, Spread, SystemFigures
 from jobs.report.figures import Estimate
 
 MINUS, NONE = "\u2212", "\u2013"
+NOT_MEASURED = "not measured"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -57,13 +60,23 @@ def uauc_of(figures: SliceFigures | None) -> str:
     return number(figures.uauc.mean if figures and figures.uauc else None)
 
 
-def seeds_won(system: SystemFigures) -> str:
+def both(figures: SliceFigures | None) -> str:
+    """AUC/UAUC, as tables of this field write them."""
+    return NONE if figures is None else f"{auc_of(figures)}/{uauc_of(figures)}"
+
+
+def backbone(system: SystemFigures) -> str:
+    """The LLM behind it; a dash for systems without one."""
+    return system.backbone or NONE
+
+
+def seeds_won(by_seed: Sequence[Difference | None]) -> str:
     """In how many seeds the whole AUC interval of the difference lies above zero."""
-    each = [system.difference("test", "all", seed) for seed in system.seeds]
-    known = [d.auc for d in each if isinstance(d, Difference) and d.auc and d.auc.low is not None]
+    aucs = [each.auc for each in by_seed if each is not None]
+    known = [auc for auc in aucs if auc is not None and auc.low is not None]
     if not known:
         return NONE
-    return f"{sum(d.low is not None and d.low > 0 for d in known)}/{len(known)}"
+    return f"{sum(auc.low is not None and auc.low > 0 for auc in known)}/{len(known)}"
 
 
 def published(system: SystemFigures) -> str:

@@ -38,13 +38,22 @@ def bench(
     protocol: Annotated[
         str | None, typer.Option(help="Instead of the file's: paper, nightly, warehouse.")
     ] = None,
+    any_code: Annotated[
+        bool,
+        typer.Option(
+            "--any-code",
+            help="Show what another version of the code has kept, where this one has nothing and "
+            "all else is the same; the table says of which rows. Fits only what nobody has.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the results; by default bench/ of the home.")
     ] = None,
 ) -> None:
     """Run systems x seeds under one protocol and write one table: terminal, Markdown, JSON, HTML.
 
-    What was fitted is kept in the home: a bench that was killed goes on where it was.
+    What was fitted is kept in the home: a bench that was killed goes on where it was. It ends with
+    status 1 if a system failed, after writing the others.
     """
     from jobs.bench.config import load_bench  # torch and charts: seconds to import
     from jobs.bench.evidence import bench_rows
@@ -68,10 +77,12 @@ def bench(
         if name not in names:
             raise JobError(f"--only {name}: {config} has {', '.join(names)}")
     rows = bench_rows(home, asked.day)
-    runner = Bench(asked, rows, home, path.parent, Console(stderr=True))
-    found = list(runner.run(only or ()))
+    runner = Bench(asked, rows, home, path.parent, Console(stderr=True), any_code=any_code)
+    found = runner.run(only or ())
     result = result_of(asked, rows, found)
     out = Console()
     print_table(result, out if out.is_terminal else Console(width=_WIDTH))
     for written in write_result(result, output or home.root / "bench"):
         typer.echo(written)
+    if failed := [each.entry.name for each in found if each.error]:
+        raise JobError(f"{len(failed)} of {len(found)} rows failed: {', '.join(failed)}")

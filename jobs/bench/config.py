@@ -6,84 +6,45 @@ import difflib
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from jobs.bench.entries import (
+    FUSION,
+    KINDS,
+    NAME,
+    NOT_MEASURED,
+    TABLE,
+    TRIVIAL,
+    AnyEntry,
+    Entry,
+    FusionEntry,
+    NotMeasuredEntry,
+    TableEntry,
+)
 from jobs.bench.protocols import Protocol
 from jobs.errors import JobError
 from jobs.job import Config
 from jobs.prepare.sources.mapping_text import Parsed, Place, parsed_yaml
-
-TABLE, FITTED = "table", "fitted"
-TRIVIAL = {"item_mean": "Item mean", "item_user_mean": "Item mean + user mean"}  # always run
-_NAME = r"[a-z0-9][a-z0-9_.-]*"
 
 
 class BenchConfigError(JobError):
     """A bench file says something that cannot be run."""
 
 
-class Published(Config):
-    """What a paper reports for a system on this split."""
-
-    auc: float = Field(ge=0, le=1)
-    uauc: float | None = Field(default=None, ge=0, le=1)
-    source: str
-
-
-class Entry(Config):
-    """A row of the table: a registered system with its settings."""
-
-    name: str = Field(pattern=f"^{_NAME}$", description="what results and --only call it")
-    system: str = Field(description="short name in jobs/collab/baselines/registry.py")
-    title: str | None = Field(default=None, description="what the table calls it")
-    settings: dict[str, Any] = Field(default={}, description="fields of the system's config")
-    seeds: tuple[int, ...] | None = Field(default=None, description="other seeds than the bench's")
-    refit_every_days: int | None = Field(
-        default=None, gt=0, description="nights between two fits, if not the bench's"
-    )
-    published: Published | None = None
-    note: str = Field(default="", description="a sentence below the table")
-
-
-class TableEntry(Config):
-    """A row of the table whose scores were made elsewhere, by an LLM for instance."""
-
-    name: str = Field(pattern=f"^{_NAME}$")
-    system: Literal["table"]
-    title: str
-    scores: tuple[Path, ...] | Literal["llm_scores"] = Field(
-        description="Parquet files of (split, row, logit), one a seed, beside this file; "
-        "or the home's own table"
-    )
-    tokens: int | None = Field(default=None, ge=0, description="read to train and to score")
-    cpu_s: float | None = Field(default=None, ge=0)
-    wall_s: float | None = Field(default=None, ge=0)
-    peak_mib: float | None = Field(default=None, ge=0)
-    published: Published | None = None
-    note: str = ""
-
-
-def _kind(value: Any) -> str:
-    named = value.get("system") if isinstance(value, Mapping) else getattr(value, "system", None)
-    return TABLE if named == TABLE else FITTED
-
-
-AnyEntry = Annotated[
-    Annotated[Entry, Tag(FITTED)] | Annotated[TableEntry, Tag(TABLE)], Discriminator(_kind)
-]
-
-
 class BenchConfig(Config):
     """Systems, seeds and a protocol."""
 
-    name: str = Field(pattern=f"^{_NAME}$", description="results are called bench-<name>")
+    name: str = Field(pattern=f"^{NAME}$", description="results are called bench-<name>")
     title: str = Field(description="heading of the table")
     day: date | None = Field(default=None, description="as-of day of the home's tables")
     protocol: Protocol
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     control: str = Field(description="name of the system that all are compared with")
+    also_against: tuple[str, ...] = Field(
+        default=(), description="systems that tables and fusions are compared with too"
+    )
     refit_every_days: int = Field(default=1, gt=0, description="nights between two fits")
     earlier: Path | None = Field(
         default=None, description="folder of the years before the window, for `warehouse`"
@@ -99,14 +60,34 @@ class BenchConfig(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"systems: the name '{twice[0]}' stands twice; every row has its own")
-        if self.control not in names:
-            raise ValueError(f"control: '{self.control}': {_choices(self.control, names)}")
+        self._refuse_strangers(names)
         tables = [entry.name for entry in self.systems if isinstance(entry, TableEntry)]
         if tables and self.protocol is not Protocol.PAPER:
             raise ValueError(f"systems: '{tables[0]}' reads scores, which join the paper protocol")
         if self.protocol is Protocol.WAREHOUSE and self.earlier is None:
             raise ValueError("earlier: the warehouse protocol needs the years before the window")
         return self
+
+    def _refuse_strangers(self, names: list[str]) -> None:
+        """Every name that the file speaks of is one of its rows, and one that can be meant."""
+        for key, named in (("control", (self.control,)), ("also_against", self.also_against)):
+            for name in named:
+                if name not in names:
+                    raise ValueError(f"{key}: '{name}': {_choices(name, names)}")
+        for entry in self.systems:
+            if isinstance(entry, NotMeasuredEntry) and entry.name == self.control:
+                raise ValueError(f"control: '{entry.name}' is not measured; it compares nothing")
+            if isinstance(entry, FusionEntry):
+                self._refuse_parts(entry, names)
+
+    def _refuse_parts(self, entry: FusionEntry, names: list[str]) -> None:
+        blends = {each.name for each in self.systems if isinstance(each, FusionEntry)}
+        known = [name for name in names if name not in blends]
+        for name in entry.of:
+            if name not in known:
+                raise ValueError(f"systems: '{entry.name}' is of '{name}': {_choices(name, known)}")
+            if entry.of.count(name) > 1:
+                raise ValueError(f"systems: '{entry.name}' names '{name}' twice")
 
 
 def load_bench(path: Path, systems: Mapping[str, type[Config]], **changes: Any) -> BenchConfig:
@@ -145,7 +126,7 @@ def _refuse_unknown(
     """Ends with one line unless the system is registered and takes the settings."""
     if entry.system not in systems:
         line = _line(parsed, ("systems", place, "system"))
-        choices = _choices(entry.system, [*systems, TABLE])
+        choices = _choices(entry.system, [*systems, TABLE, FUSION, NOT_MEASURED])
         raise BenchConfigError(
             f"{path}{line}: systems[{place}].system: '{entry.system}': {choices}"
         )
@@ -164,12 +145,12 @@ def _said(error: ValidationError, parsed: Parsed, start: Place, model: type[Base
     """
     every = error.errors(include_url=False)
     detail = min(every, key=lambda each: each["type"] != "extra_forbidden")
-    inner: Place = tuple(part for part in detail["loc"] if part not in (TABLE, FITTED))
+    inner: Place = tuple(part for part in detail["loc"] if part not in KINDS)
     line = _line(parsed, start + inner)
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in start + inner).lstrip(".")
     shown = f"{line}: {key}: " if key else f"{line}: "
     if detail["type"] == "extra_forbidden":
-        return f"{shown}unknown key; {_choices(str(inner[-1]), _keys(inner, model))}"
+        return f"{shown}unknown key; {_choices(str(inner[-1]), _keys(detail['loc'], model))}"
     if detail["type"] == "missing":
         return f"{shown}this key is missing"
     said = detail["msg"].removeprefix("Value error, ")
@@ -183,18 +164,21 @@ def _line(parsed: Parsed, place: Place) -> str:
 
 
 def _keys(place: Place, model: type[BaseModel]) -> list[str]:
-    """Keys that may stand where an unknown one does."""
-    if model is BenchConfig and place[0] == "systems" and len(place) > 2:
-        # Of a table's entry other keys are known than of a fitted one; both sorts are named.
-        model = Published if place[2] == "published" else Entry
-        extra = [] if model is Published else list(TableEntry.model_fields)
-        return list(dict.fromkeys([*model.model_fields, *extra]))
+    """Keys that may stand where an unknown one does; `place` names the kind of an entry."""
     for part in place[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
+        if part in KINDS:
+            model = KINDS[str(part)]
+        elif isinstance(part, str) and (inner := _model_in(model, part)) is not None:
+            model = inner
     return list(model.model_fields)
+
+
+def _model_in(model: type[BaseModel], field: str) -> type[BaseModel] | None:
+    """The model that a field holds, alone or beside None."""
+    annotation = model.model_fields[field].annotation
+    inner = [annotation, *getattr(annotation, "__args__", ())]
+    models = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
+    return models[0] if models else None
 
 
 def _choices(value: str, known: list[str]) -> str:

@@ -9,12 +9,27 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.bench.config import BenchConfig, Entry, TableEntry
+from jobs.bench.config import BenchConfig
+from jobs.bench.entries import (
+    BenchEntry,
+    Entry,
+    FusionEntry,
+    NotMeasuredEntry,
+    TableEntry,
+)
 from jobs.bench.evidence import BenchRows
-from jobs.bench.figures import Agreed, Cost, Difference, SliceFigures, Spread, SystemFigures
+from jobs.bench.figures import (
+    Agreed,
+    Cost,
+    Difference,
+    OtherVersion,
+    SliceFigures,
+    Spread,
+    SystemFigures,
+)
 from jobs.bench.kept import Doubles, Outcome
 from jobs.bench.protocols import Protocol
-from jobs.bench.runner import SystemRuns
+from jobs.bench.runs import SystemRuns
 from jobs.report import metrics
 from jobs.report.evaluate import SLICES, occurrences, slice_masks
 from jobs.report.figures import Estimate
@@ -55,33 +70,57 @@ class Judge:
         self.bench = bench
         self.splits = [judged_rows(rows, "valid"), judged_rows(rows, "test")]
 
-    def figures(self, found: SystemRuns, control: SystemRuns | None) -> SystemFigures:
-        """Everything that the result says of a system."""
+    def figures(
+        self, found: SystemRuns, control: SystemRuns | None, others: Sequence[SystemRuns] = ()
+    ) -> SystemFigures:
+        """Everything that the result says of a system.
+
+        Args:
+            found: its scores.
+            control: what every system is compared with.
+            others: what systems scored elsewhere, and fusions, are compared with too.
+        """
         entry = found.entry
         slices = [each for rows in self.splits for each in self._slices(rows, found)]
         return SystemFigures(
             name=entry.name,
             title=found.title,
             system=entry.system,
-            settings=found.settings,
+            settings=dict(found.settings),
             seeds=[run.seed for run in found.runs],
+            not_measured=found.not_measured,
+            backbone=entry.backbone if isinstance(entry, TableEntry | NotMeasuredEntry) else None,
+            frozen=self._frozen(found),
             refit_every_days=self._refit_every(entry),
             error=found.error,
             slices=slices,
-            against_control=[
-                each
-                for rows in self.splits
-                if control is not None and control is not found
-                for each in self._differences(rows, found, control)
-            ],
+            against_control=[] if control is None else self._against(found, control),
+            against_others={
+                other.entry.name: differences
+                for other in others
+                if isinstance(entry, TableEntry | FusionEntry)
+                and (differences := self._against(found, other))
+            },
             cost=_cost(found),
             agreement=_agreement([run.outcome for run in found.runs if run.outcome]),
             published=entry.published,
             within_tolerance=self._is_near(found, slices),
             note=entry.note,
+            other_version=_other_version(found),
         )
 
-    def _refit_every(self, entry: Entry | TableEntry) -> int:
+    def _against(self, found: SystemRuns, other: SystemRuns) -> list[Difference]:
+        if found is other:
+            return []
+        return [each for rows in self.splits for each in self._differences(rows, found, other)]
+
+    def _frozen(self, found: SystemRuns) -> SliceFigures | None:
+        frozen = [run.frozen for run in found.runs if run.frozen is not None]
+        if not frozen or len(frozen) < len(found.runs):
+            return None
+        return self._slice(self.splits[1], _ALL, frozen)
+
+    def _refit_every(self, entry: BenchEntry) -> int:
         if self.bench.protocol is Protocol.PAPER:
             return 1
         own = entry.refit_every_days if isinstance(entry, Entry) else None
@@ -202,6 +241,16 @@ def _cost(found: SystemRuns) -> Cost | None:
         tokens=None,
         load=(min(loads), max(loads)),
     )
+
+
+def _other_version(found: SystemRuns) -> OtherVersion | None:
+    """What made the result, of the first seed that the code of now did not make."""
+    for run in found.runs:
+        if run.other_code is not None:
+            return OtherVersion(
+                code_sha256=run.other_code.code_sha256, versions=dict(run.other_code.versions)
+            )
+    return None
 
 
 def _given_cost(entry: TableEntry, n_runs: int) -> Cost | None:

@@ -59,13 +59,18 @@ class BenchRows:
 
 
 def bench_rows(home: Home, day: date) -> BenchRows:
-    """What the snapshots of `day` hold, verified against their manifests and checks.
+    """What the snapshots of `day` hold; raises as `rows_read_by` does."""
+    # Not entered: a run that only reads needs no lock.
+    return rows_read_by(Run("bench", day, Config(), home))
+
+
+def rows_read_by(reader: Run) -> BenchRows:
+    """What the snapshots of the run's day hold, verified against their manifests and checks.
 
     Raises:
         NotAvailable: splits, histories or item embeddings are missing, or unchecked.
         ContractError: tables that do not belong together.
     """
-    reader = Run("bench", day, Config(), home)  # not entered: a run that only reads needs no lock
     splits, semantics = reader.read(SPLITS), reader.read(ITEM_SEMANTICS)
     lists, codes = reader.read(HISTORIES), _codes_if_any(reader)
     user_ids = splits["user_id"].unique().sort()

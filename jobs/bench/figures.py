@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.bench.config import Published
+from jobs.bench.entries import Published
 from jobs.bench.protocols import Protocol
 from jobs.report.figures import Estimate
 
@@ -113,12 +113,31 @@ class Agreed(Figure):
     overlap: float | None
 
 
+class OtherVersion(Figure):
+    """Code other than the one that wrote this file, whose kept result is shown.
+
+    Attributes:
+        code_sha256: of the code that decided the scores.
+        versions: of the libraries they depend on.
+    """
+
+    code_sha256: str
+    versions: dict[str, str]
+
+
 class SystemFigures(Figure):
     """One row of the table.
 
     Attributes:
         refit_every_days: nights between two fits; 1 in the paper protocol, which has no nights.
-        error: why there are no figures; null where there are.
+        error: what went wrong; null if nothing did.
+        not_measured: why there are no figures, where nothing went wrong; null where there are.
+        backbone: the LLM behind it; null where there is none.
+        frozen: of the test rows with histories that end where test begins; null where nobody
+            scored them so.
+        against_others: name of a further system to beat -> differences from it; of tables and
+            fusions.
+        other_version: what made the scores, where it is not `versions` of this file.
         within_tolerance: whether test AUC is as near to what is published as the bench asks for.
     """
 
@@ -136,6 +155,11 @@ class SystemFigures(Figure):
     published: Published | None
     within_tolerance: bool | None
     note: str
+    not_measured: str | None = None
+    backbone: str | None = None
+    frozen: SliceFigures | None = None
+    against_others: dict[str, list[Difference]] = {}
+    other_version: OtherVersion | None = None
 
     def find(self, split: str, slice_name: str = "all") -> SliceFigures | None:
         """The figures on a slice; None where the system has none."""
@@ -148,10 +172,22 @@ class SystemFigures(Figure):
         self, split: str, slice_name: str = "all", seed: int | None = None
     ) -> Difference | None:
         """The difference from the control; None for the control itself."""
-        for each in self.against_control:
-            if (each.split, each.slice, each.seed) == (split, slice_name, seed):
-                return each
-        return None
+        return _found(self.against_control, split, slice_name, seed)
+
+    def difference_from(
+        self, other: str, split: str, slice_name: str = "all", seed: int | None = None
+    ) -> Difference | None:
+        """The difference from another system to beat; None where they are not compared."""
+        return _found(self.against_others.get(other, []), split, slice_name, seed)
+
+
+def _found(
+    differences: list[Difference], split: str, slice_name: str, seed: int | None
+) -> Difference | None:
+    for each in differences:
+        if (each.split, each.slice, each.seed) == (split, slice_name, seed):
+            return each
+    return None
 
 
 class BenchResult(Figure):

@@ -16,17 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.bench.evidence import SPLIT_NAMES, BenchRows
 from jobs.bench.machine import installed
 from jobs.bench.protocols import Protocol
 from jobs.collab.baselines.registry import SYSTEMS
 from jobs.collab.factors import Ints
+from jobs.errors import JobError
 from jobs.files import sha256_file, sync_directory, sync_file, write_atomically
 from jobs.home import Home
 
 Doubles = NDArray[np.float64]
+ASKED = "asked.json"  # beside the result
 
 _ROOMS = ("jobs.bench.evidence", "jobs.bench.protocols", "jobs.bench.warehouse", "jobs.collab",
           "jobs.codebook", "jobs.tokens", "jobs.report.metrics", "jobs.report.controls",
@@ -62,11 +64,27 @@ class Asked(_Record):
         said = self.model_dump(mode="json", exclude={"name", "earlier"})
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def question(self) -> dict[str, object]:
+        """What is asked, whichever code and libraries answer it."""
+        beside = {"name", "earlier", "code_sha256", "versions"}
+        return self.model_dump(mode="json", exclude=beside)
+
     def folder(self, home: Home) -> Path:
         """Where its result lies."""
-        return (
-            home.root / "bench" / "kept" / f"{self.system}-{self.protocol}-{self.seed}-{self.key}"
-        )
+        return _kept_in(home) / f"{self._place}-{self.key}"
+
+    def folders(self, home: Home) -> list[Path]:
+        """Where results of this system, protocol and seed lie, of whatever settings and code."""
+        return sorted(_kept_in(home).glob(f"{self._place}-*"))
+
+    @property
+    def _place(self) -> str:
+        return f"{self.system}-{self.protocol}-{self.seed}"
+
+
+def _kept_in(home: Home) -> Path:
+    return home.root / "bench" / "kept"
 
 
 class AgreedSide(_Record):
@@ -166,6 +184,29 @@ class Kept:
 
     def _part(self, name: str, suffix: str) -> Path:
         return self.folder / "parts" / f"{name}.{suffix}"
+
+
+def kept_by_other_code(asked: Asked, home: Home) -> tuple[Asked, Kept] | None:
+    """The finished answer of another version of the code to the same question, and what made it.
+
+    Raises:
+        JobError: there are several, and nothing says which one is meant.
+    """
+    found = []
+    for folder in asked.folders(home):
+        try:
+            theirs = Asked.model_validate_json((folder / ASKED).read_bytes())
+        except (FileNotFoundError, ValidationError):  # unfinished, or of a bench of long ago
+            continue
+        if theirs.question == asked.question and Kept(folder).outcome() is not None:
+            found.append((theirs, Kept(folder)))
+    if len(found) > 1:
+        said = ", ".join(kept.folder.name for _, kept in found)
+        raise JobError(
+            f"{asked.name}, seed {asked.seed}: several versions of the code have kept a result "
+            f"({said}); remove all but one of these folders, or leave --any-code out"
+        )
+    return found[0] if found else None
 
 
 def score_table(rows: BenchRows, places: Ints, logits: NDArray[np.floating]) -> pa.Table:

@@ -20,7 +20,16 @@ import structlog
 
 from jobs.bench.agreed import agreed_sides
 from jobs.bench.evidence import BenchRows, bench_rows
-from jobs.bench.kept import SCORES, Asked, FitCost, Kept, Outcome, code_sha256, score_table
+from jobs.bench.kept import (
+    ASKED,
+    SCORES,
+    Asked,
+    FitCost,
+    Kept,
+    Outcome,
+    code_sha256,
+    score_table,
+)
 from jobs.bench.memory import peak_mib, resident_mib
 from jobs.bench.protocols import (
     Night,
@@ -42,7 +51,7 @@ from jobs.lock import take_lock
 from jobs.logs import configure_logs
 from jobs.progress import progress
 
-ASKED, FAILED = "asked.json", "failed.txt"
+FAILED = "failed.txt"
 CHOICE = "choice"
 
 

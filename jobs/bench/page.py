@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from jobs.bench import cells, charts
 from jobs.bench.figures import BenchResult
-from jobs.bench.markdown import difference_columns, explanation, main_columns, measured, title_of
+from jobs.bench.markdown import (
+    explanation,
+    main_columns,
+    measured,
+    notes,
+    published_columns,
+    title_of,
+    versus,
+)
 from jobs.report.page import environment
 
 
@@ -16,8 +24,10 @@ def render(result: BenchResult) -> str:
         cells=cells,
         title_of=title_of,
         columns=main_columns(result),
-        differences=difference_columns(),
-        against=[each for each in result.systems if each.against_control and not each.error],
+        versus=versus(result),
+        known=[each for each in result.systems if each.published],
+        beside_papers=published_columns(result),
+        notes=notes(result),
         aligned=[(each, side) for each in result.systems for side in each.agreement],
         charts=[chart for m in ("auc", "uauc") if (chart := charts.intervals(result, m))],
         explanation=explanation(result),

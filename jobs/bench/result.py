@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.bench.config import TRIVIAL, BenchConfig
+from jobs.bench.config import BenchConfig
+from jobs.bench.entries import TRIVIAL
 from jobs.bench.evaluate import Judge
 from jobs.bench.evidence import BenchRows
 from jobs.bench.figures import BenchResult
@@ -14,7 +15,7 @@ from jobs.bench.machine import machine, versions
 from jobs.bench.markdown import markdown
 from jobs.bench.page import render
 from jobs.bench.protocols import SAID, Protocol, nights
-from jobs.bench.runner import SystemRuns
+from jobs.bench.runs import SystemRuns
 from jobs.errors import JobError
 from jobs.files import write_atomically
 from jobs.report.evaluate import SLICES
@@ -29,7 +30,9 @@ def result_of(bench: BenchConfig, rows: BenchRows, found: Sequence[SystemRuns]) 
     if bench.day is None:
         raise JobError("which day's tables? give --day, or the key `day` in the bench file")
     judge = Judge(bench, rows)
-    control = next((each for each in found if each.entry.name == bench.control), None)
+    by_name = {each.entry.name: each for each in found}
+    control = by_name.get(bench.control)
+    others = [by_name[name] for name in bench.also_against if name in by_name]
     is_paper = bench.protocol is Protocol.PAPER
     return BenchResult(
         name=bench.name,
@@ -46,7 +49,7 @@ def result_of(bench: BenchConfig, rows: BenchRows, found: Sequence[SystemRuns]) 
         machine=machine(bench.n_threads),
         versions=versions(),
         evidence_sha256=rows.fingerprint,
-        systems=[judge.figures(each, control) for each in found],
+        systems=[judge.figures(each, control, others) for each in found],
     )
 
 

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,32 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from jobs.bench.config import TRIVIAL, BenchConfig, Entry, TableEntry
+from jobs.bench.config import BenchConfig
+from jobs.bench.entries import (
+    TRIVIAL,
+    BenchEntry,
+    Entry,
+    FusionEntry,
+    NotMeasuredEntry,
+    TableEntry,
+)
 from jobs.bench.evidence import SPLIT_NAMES, BenchRows
+from jobs.bench.fusion import fused
 from jobs.bench.kept import (
+    ASKED,
     SCORES,
     Asked,
     Doubles,
     Kept,
     Outcome,
     code_sha256,
+    kept_by_other_code,
     library_versions,
     read_scores,
 )
-from jobs.bench.one_fit import ASKED, FAILED
+from jobs.bench.one_fit import FAILED
 from jobs.bench.protocols import Protocol
+from jobs.bench.runs import OtherCode, SeedRun, SystemRuns
 from jobs.bench.warehouse_years import FILE
 from jobs.collab.baselines.registry import system_of
 from jobs.collab.factors import Ints
@@ -38,37 +49,10 @@ from jobs.files import sha256_file, write_atomically
 from jobs.home import Home
 
 _SCORED = SPLIT_NAMES[1:]
+_JUDGED_ON = SPLIT_NAMES[2]
 
 
-@dataclass(frozen=True)
-class SeedRun:
-    """One system with one seed: its scores by split, in the order of the rows, or why not."""
-
-    seed: int
-    scores: Mapping[str, Doubles]
-    outcome: Outcome | None
-
-
-@dataclass(frozen=True)
-class SystemRuns:
-    """A row of the table before it is judged.
-
-    Attributes:
-        entry: what was asked for.
-        title: what the table calls it.
-        settings: all of them, defaults included.
-        runs: by seed.
-        error: why there are none.
-    """
-
-    entry: Entry | TableEntry
-    title: str
-    settings: dict[str, Any]
-    runs: tuple[SeedRun, ...]
-    error: str | None
-
-
-def entries_of(bench: BenchConfig) -> list[Entry | TableEntry]:
+def entries_of(bench: BenchConfig) -> list[BenchEntry]:
     """The trivial controls, then what the file lists; means need no second seed."""
     first = bench.seeds[:1]
     means = [Entry(name=name, system=name, title=title, seeds=first)
@@ -85,26 +69,51 @@ class Bench:
         home: where results are kept.
         folder: of the bench file; scores named in it are beside it.
         console: for progress.
+        any_code: show what another version of the code has kept, where this one has nothing and
+            all else is the same.
     """
 
     def __init__(
-        self, bench: BenchConfig, rows: BenchRows, home: Home, folder: Path, console: Console
+        self,
+        bench: BenchConfig,
+        rows: BenchRows,
+        home: Home,
+        folder: Path,
+        console: Console,
+        *,
+        any_code: bool = False,
     ) -> None:
         self.bench, self.rows, self.home = bench, rows, home
-        self.folder, self.console = folder, console
+        self.folder, self.console, self.any_code = folder, console, any_code
 
-    def run(self, only: Collection[str] = ()) -> Iterator[SystemRuns]:
+    def run(self, only: Collection[str] = ()) -> list[SystemRuns]:
         """Every row of the table, in order.
 
         Args:
             only: names to fit; of others, what the home holds is shown, and no row if it is not
                 all there. Nothing: all.
         """
-        for entry in entries_of(self.bench):
-            if isinstance(entry, TableEntry):
-                yield self._table(entry)
-            elif (found := self._fitted(entry, not only or entry.name in only)) is not None:
-                yield found
+        entries = entries_of(self.bench)
+        found = {
+            entry.name: self._row(entry, not only or entry.name in only)
+            for entry in entries
+            if not isinstance(entry, FusionEntry)
+        }
+        for entry in entries:  # a blend may stand above its parts
+            if isinstance(entry, FusionEntry):
+                parts = [part for name in entry.of if (part := found[name]) is not None]
+                whole = len(parts) == len(entry.of)
+                found[entry.name] = fused(entry, parts, self.rows) if whole else None
+        return [row for entry in entries if (row := found[entry.name]) is not None]
+
+    def _row(
+        self, entry: Entry | TableEntry | NotMeasuredEntry, may_fit: bool
+    ) -> SystemRuns | None:
+        if isinstance(entry, TableEntry):
+            return self._table(entry)
+        if isinstance(entry, NotMeasuredEntry):
+            return SystemRuns(entry, entry.title, {}, (), None, entry.why)
+        return self._fitted(entry, may_fit)
 
     # -- fitted here ------------------------------------------------------------------------------
 
@@ -117,14 +126,33 @@ class Bench:
         runs: list[SeedRun] = []
         for seed in entry.seeds or self.bench.seeds:
             asked = self.asked(entry, settings, seed)
-            kept = Kept(asked.folder(self.home))
-            if kept.outcome() is None:
-                if not may_fit:
-                    return None
-                if error := self._make(asked, kept):
-                    return SystemRuns(entry, title, settings, (), f"seed {seed}: {error}")
-            runs.append(self._read(seed, kept))
+            try:
+                run = self._seed(asked, may_fit)
+            except JobError as failure:
+                said = f"seed {seed}: {failure}"
+                return SystemRuns(entry, title, settings, (), said)
+            if run is None:
+                return None
+            runs.append(run)
         return SystemRuns(entry, title, settings, tuple(runs), None)
+
+    def _seed(self, asked: Asked, may_fit: bool) -> SeedRun | None:
+        """What is kept of a seed, or else made now; None if it may not be made.
+
+        Raises:
+            JobError: it could not be made.
+        """
+        kept = Kept(asked.folder(self.home))
+        if kept.outcome() is not None:
+            return self._read(asked.seed, kept)
+        if self.any_code and (other := kept_by_other_code(asked, self.home)) is not None:
+            theirs, kept = other
+            return self._read(asked.seed, kept, OtherCode(theirs.code_sha256, theirs.versions))
+        if not may_fit:
+            return None
+        if error := self._make(asked, kept):
+            raise JobError(error)
+        return self._read(asked.seed, kept)
 
     def asked(self, entry: Entry, settings: dict[str, Any], seed: int) -> Asked:
         """Everything that decides the scores of a system with a seed."""
@@ -174,19 +202,25 @@ class Bench:
         self.console.print(f"{said}: {error}", style="red", highlight=False)
         return error
 
-    def _read(self, seed: int, kept: Kept) -> SeedRun:
+    def _read(self, seed: int, kept: Kept, other_code: OtherCode | None = None) -> SeedRun:
         scores = {
             split: self._in_order(split, *found)
             for split, found in read_scores(kept.scores_path).items()
         }
-        return SeedRun(seed, scores, kept.outcome())
+        return SeedRun(seed, scores, kept.outcome(), other_code=other_code)
 
     # -- fitted elsewhere -------------------------------------------------------------------------
 
     def _table(self, entry: TableEntry) -> SystemRuns:
         try:
+            frozen = entry.frozen_scores or ()
             runs = tuple(
-                SeedRun(seed, self._scores(path), None)
+                SeedRun(
+                    seed,
+                    self._scores(path, entry),
+                    None,
+                    self._frozen(frozen[seed], entry) if frozen else None,
+                )
                 for seed, path in enumerate(self._paths(entry))
             )
         except JobError as error:
@@ -196,9 +230,23 @@ class Bench:
     def _paths(self, entry: TableEntry) -> Sequence[Path]:
         if entry.scores == "llm_scores":
             return [self.home.output(LLM_SCORES, _day(self.bench))]
-        return [self.folder / path for path in entry.scores]
+        return list(entry.scores)
 
-    def _scores(self, path: Path) -> dict[str, Doubles]:
+    def _frozen(self, path: Path, entry: TableEntry) -> Doubles:
+        scores = self._scores(path, entry)
+        if _JUDGED_ON not in scores:
+            raise JobError(f"{path}: holds no row of {_JUDGED_ON}, which `frozen_scores` are of")
+        return scores[_JUDGED_ON]
+
+    def _scores(self, named: Path, entry: TableEntry) -> dict[str, Doubles]:
+        path = self.folder / named
+        if not path.is_file():
+            way_out = (
+                f"run the job {LLM_SCORES.producer} for that day"
+                if entry.scores == "llm_scores"
+                else "paths are meant from the folder of the bench file"
+            )
+            raise JobError(f"there is no file {path} with the scores of '{entry.name}'; {way_out}")
         try:
             found = read_scores(path)
         except (OSError, ValueError, pa.ArrowException) as error:

@@ -61,13 +61,14 @@ class BenchFolder:
         """With the home."""
         return {**os.environ, "TIDEMARK_HOME": str(self.home.root)}
 
-    def result(self, *only: str) -> BenchResult:
+    def result(self, *only: str, any_code: bool = False) -> BenchResult:
         """What the command would write, computed here: fits are processes of their own."""
         bench = load_bench(self.config, SYSTEMS)
         assert bench.day is not None
         rows = bench_rows(self.home, bench.day)
         quiet = Console(file=io.StringIO())
-        found = list(Bench(bench, rows, self.home, self.config.parent, quiet).run(only))
+        folder = self.config.parent
+        found = Bench(bench, rows, self.home, folder, quiet, any_code=any_code).run(only)
         return result_of(bench, rows, found)
 
     def change(self, *pairs: tuple[str, str]) -> None:

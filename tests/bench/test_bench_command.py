@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.bench.cells import NONE
 from jobs.bench.figures import BenchResult
 from jobs.bench.markdown import markdown
 from jobs.bench.page import render
@@ -186,7 +188,7 @@ def test_a_system_that_fails_is_a_row_and_scores_made_elsewhere_are_rows_too(
     assert short is not None
     assert lost is not None
     assert f"{n - 1} scores for the {n} rows of test, they part at row 0" in short
-    assert "none.parquet: cannot be read as Parquet of split, row, logit" in lost
+    assert re.fullmatch(r"there is no file .*none.parquet with the scores of 'lost'; .*", lost)
 
 
 WILD_AND_TABLES = """max_epochs: 3}
@@ -200,6 +202,104 @@ WILD_AND_TABLES = """max_epochs: 3}
   - {name: short, system: table, title: Short, scores: [short.parquet]}
   - {name: lost, system: table, title: Lost, scores: [none.parquet]}
   - name: aligned_item"""
+
+
+MADE_ELSEWHERE = """systems:
+  - name: oracle
+    system: table
+    title: Oracle
+    backbone: A tiny one
+    scores: [oracle.parquet]
+    frozen_scores: [frozen.parquet]
+    published: {auc: 0.99, uauc: 0.98, source: nobody}
+  - {name: both, system: fusion, of: [oracle, item_mean], title: Both together}
+  - name: big
+    system: not_measured
+    title: Big
+    why: It needs a GPU.
+    published: {auc: 0.76, source: somebody}
+  - {name: lost, system: table, title: Lost, scores: [none.parquet]}
+"""
+
+
+def keep_oracle(folder: BenchFolder) -> None:
+    """Scores that are the labels, and frozen ones that say nothing, beside the bench file."""
+    tables = []
+    for split in ("valid", "test"):
+        rows = split_rows(folder.home, split)
+        columns: dict[str, Any] = {"split": [split] * len(rows["row"]), "row": rows["row"]}
+        tables.append(pa.table({**columns, "logit": rows["label"].astype(np.float32)}))
+    beside = folder.config.parent
+    pq.write_table(pa.concat_tables(tables), beside / "oracle.parquet")
+    constant = pa.array(np.zeros(len(tables[1]), np.float32))
+    pq.write_table(tables[1].set_column(2, "logit", constant), beside / "frozen.parquet")
+    text = folder.config.read_text(encoding="utf-8")
+    head = text[: text.index("systems:")] + "also_against: [item_mean, both]\n"
+    folder.config.write_text(head + MADE_ELSEWHERE, encoding="utf-8")
+
+
+def test_the_command_shows_blends_frozen_and_unmeasured_rows_and_fails_if_a_row_does(
+    bench_folder: BenchFolder,
+) -> None:
+    keep_oracle(bench_folder)
+    done = bench_folder.run()
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "tidemark: 1 of 6 rows failed: lost"
+    systems = {system.name: system for system in result_of(bench_folder.home).systems}
+    frozen, both = systems["oracle"].frozen, systems["both"].find("test")
+    assert frozen is not None
+    assert frozen.auc is not None
+    assert frozen.auc.mean == 0.5
+    assert both is not None
+    assert both.auc is not None
+    assert both.auc.mean == 1  # the oracle has all the weight that it needs
+    assert list(systems["oracle"].against_others) == ["item_mean", "both"]
+    assert list(systems["both"].against_others) == ["item_mean"]
+    check_pages_of_everything(bench_folder.home)
+
+
+def check_pages_of_everything(home: Home) -> None:
+    """Both forms show every sort of row."""
+    folder = home.root / "bench"
+    said = (folder / "bench-sample.md").read_text(encoding="utf-8")
+    page = (folder / "bench-sample.html").read_text(encoding="utf-8")
+    assert "| system | backbone | seeds | valid AUC |" in said
+    assert f"| Big | {NONE} | not measured | {NONE} |" in said
+    assert "- Not measured: Big. It needs a GPU." in said
+    assert "| Oracle | A tiny one | 1.0000/1.0000 | .5000/.5000 | .9900/.9800 | nobody |" in said
+    for heading in ("Against Item mean", "Against Both together", "Beside the papers"):
+        assert f"\n## {heading}\n" in said
+        assert f">{heading}</h2>" in page
+    assert "frozen UAUC" in page
+    assert "<dt>Not measured</dt><dd>Big. It needs a GPU.</dd>" in page
+
+
+def test_what_another_version_of_the_code_has_kept_is_shown_if_that_is_asked_for(
+    bench_folder: BenchFolder,
+) -> None:
+    bench_folder.result("item_mean")
+    kept = bench_folder.home.root / "bench" / "kept"
+    (folder,) = kept.iterdir()
+    asked = json.loads((folder / "asked.json").read_text())
+    asked |= {"code_sha256": "0" * 64, "versions": {"torch": "1.0"}}
+    (folder / "asked.json").write_text(json.dumps(asked))
+    folder.rename(kept / "item_mean-paper-0-0000")
+    assert bench_folder.result("nothing").systems == []
+    (shown,) = bench_folder.result("nothing", any_code=True).systems
+    assert shown.other_version is not None
+    assert shown.other_version.versions == {"torch": "1.0"}
+    assert shown.find("test") is not None
+    said = markdown(bench_folder.result("nothing", any_code=True))
+    wanted = "- Kept from another version of the code: Item mean (000000000000); with torch 1.0."
+    assert wanted in said
+    # Two versions that part: nothing says which is meant. Other settings are another question.
+    shutil.copytree(kept / "item_mean-paper-0-0000", kept / "item_mean-paper-0-1111")
+    error = bench_folder.result("nothing", any_code=True).systems[0].error
+    assert error is not None
+    assert "several versions of the code have kept a result (item_mean-paper-0-0000, " in error
+    asked["settings"] = {}
+    (kept / "item_mean-paper-0-1111" / "asked.json").write_text(json.dumps(asked))
+    assert bench_folder.result("nothing", any_code=True).systems[0].error is None
 
 
 def test_the_nightly_protocol_scores_each_test_day_and_goes_on_after_a_kill(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.bench.config import BenchConfigError, TableEntry, load_bench
+from jobs.bench.config import BenchConfigError, load_bench
+from jobs.bench.entries import FusionEntry, NotMeasuredEntry, TableEntry
 from jobs.bench.protocols import Protocol
 from jobs.collab.baselines.registry import SYSTEMS
 from tests.conftest import ROOT
@@ -27,6 +28,14 @@ systems:
     title: LLM
     scores: [a.parquet, b.parquet]
     tokens: 5
+  - name: both
+    system: fusion
+    of: [mf, llm]
+  - name: big
+    system: not_measured
+    title: Big
+    why: needs a GPU
+    published: {auc: 0.7606, source: theirs}
 """
 
 
@@ -48,8 +57,10 @@ def test_a_good_file_gives_its_systems(tmp_path: Path) -> None:
     bench = load_bench(path, SYSTEMS)
     assert bench.day == date(2026, 3, 2)
     assert bench.protocol is Protocol.PAPER
-    assert [entry.name for entry in bench.systems] == ["mf", "llm"]
+    assert [entry.name for entry in bench.systems] == ["mf", "llm", "both", "big"]
     assert isinstance(bench.systems[1], TableEntry)
+    assert isinstance(bench.systems[2], FusionEntry)
+    assert isinstance(bench.systems[3], NotMeasuredEntry)
     assert load_bench(path, SYSTEMS, seeds=(7,), day=None).seeds == (7,)
 
 
@@ -67,7 +78,7 @@ def test_an_unknown_system_is_named_with_those_there_are(tmp_path: Path) -> None
     assert said.startswith(
         "FILE, line 8: systems[0].system: 'mf_biased': did you mean 'mf_biases'? known here: "
     )
-    assert said.endswith("table")
+    assert said.endswith("table, fusion, not_measured")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +88,19 @@ def test_an_unknown_system_is_named_with_those_there_are(tmp_path: Path) -> None
         ("protocol: paper", "protocol: papers", "FILE, line 4: protocol: 'papers': Input should"),
         ("n_factors: 8", "n_factors: -1", "FILE, line 9: systems[0].settings.n_factors: '-1': "),
         ("tokens: 5", "token: 5", "FILE, line 14: systems[1].token: unknown key; did you mean 't"),
+        (
+            "tokens: 5",
+            "frozen_scores: [c.parquet]",
+            "FILE, line 10: systems[1]: frozen_scores: 1 f",
+        ),
+        ("of: [mf, llm]", "of: [mf]", "FILE, line 17: systems[2].of: Tuple should have at least 2"),
+        ("of: [mf, llm]", "of: [mf, lm]", "FILE: systems: 'both' is of 'lm': did you mean 'llm'?"),
+        ("of: [mf, llm]", "of: [mf, both]", "FILE: systems: 'both' is of 'both': known here: item"),
+        ("of: [mf, llm]", "of: [mf, mf]", "FILE: systems: 'both' names 'mf' twice"),
+        ("why: needs", "whi: needs", "FILE, line 21: systems[3].whi: unknown key; did you mean 'w"),
+        ("auc: 0.7606", "acu: 0.76", "FILE, line 22: systems[3].published.acu: unknown key; did "),
+        ("control: item_mean", "control: big", "FILE: control: 'big' is not measured; it compares"),
+        ("control: item_mean", "control: mf\nalso_against: [x]", "FILE: also_against: 'x': known"),
         ("control: item_mean", "control: lgbm", "FILE: control: 'lgbm': known here: item_mean, "),
         ("name: llm", "name: mf", "FILE: systems: the name 'mf' stands twice"),
         ("protocol: paper", "protocol: nightly", "FILE: systems: 'llm' reads scores, which join"),

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.bench.config import BenchConfig, Entry, Published
+from jobs.bench.config import BenchConfig
+from jobs.bench.entries import Entry, NotMeasuredEntry, Published, TableEntry
 from jobs.bench.evaluate import Judge
 from jobs.bench.evidence import BenchRows, bench_rows
 from jobs.bench.one_fit import of_protocol
 from jobs.bench.protocols import Protocol, first_occasion, nights
-from jobs.bench.runner import SeedRun, SystemRuns
+from jobs.bench.runs import SeedRun, SystemRuns
 from jobs.collab.baselines.registry import system_of
 from jobs.home import Home
 from tests.bench.conftest import made_of, random_events
@@ -136,3 +137,43 @@ def test_spread_difference_and_tolerance_by_hand() -> None:
     far = Judge(a_bench(), rows).figures(runs("other", noise), control)
     assert far.within_tolerance is False
     assert Judge(a_bench(), rows).figures(control, control).against_control == []
+
+
+def test_scores_from_elsewhere_are_judged_frozen_too_and_against_every_system_to_beat() -> None:
+    rows = made_of(random_events(20, seed=5))
+    labels = rows.of("test").labels.astype(np.float64)
+    constant, control = np.zeros(len(labels)), runs_of("item_mean", rows)
+    valid = control.runs[0].scores["valid"]
+    entry = TableEntry(name="llm", system="table", title="LLM", scores=("a",), backbone="tiny")
+    run = SeedRun(0, {"valid": valid, "test": constant}, None, frozen=labels)
+    llm = SystemRuns(entry, "LLM", {}, (run,), None)
+    oracle = replace(control, entry=Entry(name="oracle", system="item_mean"), runs=(
+        SeedRun(0, {"valid": valid, "test": labels}, None),))  # fmt: skip
+    figures = Judge(a_bench(), rows).figures(llm, control, [oracle])
+    assert figures.backbone == "tiny"
+    assert figures.frozen is not None
+    assert figures.frozen.auc is not None
+    assert (figures.frozen.auc.mean, figures.frozen.n_rows) == (1.0, len(labels))
+    test = figures.find("test")
+    assert test is not None
+    assert test.auc is not None
+    assert test.auc.mean == 0.5
+    lost = figures.difference_from("oracle", "test")
+    assert lost is not None
+    assert lost.auc is not None
+    assert lost.auc.value == -0.5
+    # What is fitted here is compared with the control alone.
+    assert Judge(a_bench(), rows).figures(oracle, control, [oracle]).against_others == {}
+
+
+def test_what_is_not_measured_has_its_reason_and_no_figure() -> None:
+    rows = made_of(random_events(20, seed=5))
+    published = Published(auc=0.76, uauc=0.74, source="by hand")
+    entry = NotMeasuredEntry(
+        name="big", system="not_measured", title="Big", why="no GPU", published=published
+    )
+    found = SystemRuns(entry, "Big", {}, (), None, entry.why)
+    figures = Judge(a_bench(), rows).figures(found, runs_of("item_mean", rows))
+    assert (figures.not_measured, figures.error, figures.slices) == ("no GPU", None, [])
+    assert figures.published == published
+    assert figures.within_tolerance is None

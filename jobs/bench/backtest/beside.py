@@ -17,7 +17,7 @@ from jobs.collab.factors import Ints
 from jobs.collab.systems import Catalogue, Evidence, Fitted, Histories, Requests
 from jobs.home import Home
 from jobs.report.controls import System
-from jobs.score.ctr_scores import sigmoid
+from jobs.score.calibration import sigmoid
 
 SEED = 0
 
