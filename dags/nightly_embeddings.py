@@ -61,9 +61,9 @@ def run_tuning(job: str, previous: str, *, ds: str, params: Any) -> str:
 
 
 @task.bash
-def run_on_version(job: str, published: str, *, ds: str) -> str:
+def run_on_version(job: str, published: str, flags: dict[str, str], *, ds: str) -> str:
     """One job of the day, on the version that `publish` named in its last line."""
-    return command(job, version=json.loads(published)["version"], day=ds)
+    return command(job, version=json.loads(published)["version"], **flags, day=ds)
 
 
 @task(outlets=[EMBEDDING_VERSIONS])
@@ -120,15 +120,18 @@ def nightly_embeddings() -> None:
 
     left_out_or_done = "none_failed"  # an adapter that still serves, a night without tuning
     published = step("publish", rule=left_out_or_done)
-    chosen = run_on_version.override(task_id="candidates")("candidates", published)
-    scores = run_on_version.override(task_id="score", pool="gpu")("score", published)
-    page = run_on_version.override(task_id="report")("report", published)
+
+    def step_on_version(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
+        return run_on_version.override(task_id=job, pool=pool)(job, published, flags)
+
+    model = "{{ params.model }}"
+    chosen, page = step_on_version("candidates"), step_on_version("report")
+    scores = step_on_version("score", pool="gpu", backbone=model)
 
     prepared = step("ingest", source="{{ params.source }}") >> check("ingest")
     splits = prepared >> step("splits") >> check("splits")
     splits >> step("features") >> check("features")
     texts = prepared >> step("item_texts") >> check("item_texts")
-    model = "{{ params.model }}"
     adapted = [splits, texts] >> tuning("adapt") >> check("adapt")
     semantics = [texts, adapted] >> tuning("distil", left_out_or_done) >> check("distil")
     codes = [splits, semantics] >> step_after_last_night("codebook") >> check("codebook")

@@ -33,7 +33,13 @@ from embedding_store.manifest import Json, Manifest, TableEntry
 from embedding_store.names import checked_day
 from embedding_store.opening import opened
 from embedding_store.rotations import rotation_between
-from embedding_store.soft_tokens import Source, soft_tokens
+from embedding_store.soft_tokens import (
+    Absent,
+    Histories,
+    Source,
+    soft_tokens,
+    soft_tokens_of_histories,
+)
 from embedding_store.tables import PREFIX
 
 Ids: TypeAlias = Sequence[int] | Sequence[str] | np.ndarray | pa.Array | pa.ChunkedArray
@@ -58,6 +64,7 @@ class VectorSet:
         self.name, self.version = name, manifest.version
         self.entry: TableEntry = manifest.tables[name]
         self.key, self.dim, self.metric = self.entry.key, self.entry.dim, self.entry.metric
+        self._matrices: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         """Number of ids."""
@@ -111,12 +118,35 @@ class VectorSet:
 
     def rows_of(self, ids: Ids) -> np.ndarray:
         """(n,) int64 places of `ids` among `self.ids`; raises as `vectors_of` does."""
-        self.check_held()
-        wanted = self._as_ids(ids)
-        rows = find_rows(self.ids, wanted)
+        rows = self.places_of(ids)
         if (rows < 0).any():
-            raise IdNotFound(self.name, wanted.filter(pa.array(rows < 0)).to_pylist())
+            missing = self._as_ids(ids).filter(pa.array(rows < 0))
+            raise IdNotFound(self.name, missing.to_pylist())
         return rows
+
+    def places_of(self, ids: Ids) -> np.ndarray:
+        """(n,) int64 places of `ids` among `self.ids`; -1 for those that the table lacks."""
+        self.check_held()
+        return find_rows(self.ids, self._as_ids(ids))
+
+    def matrix(self, column: str) -> np.ndarray:
+        """(n, d) float32 of any column of vectors, row i being that of `ids[i]`.
+
+        Those of `self.vectors` are memory-mapped; another column is read once, and kept.
+
+        Raises:
+            BadInput: there is no such column, or it holds no vectors.
+        """
+        if column == self.entry.vector:
+            return self.vectors
+        self.check_held()
+        if column not in self._matrices:
+            values = self.table([column])[column]
+            if not pa.types.is_fixed_size_list(values.type):
+                raise BadInput(f"{self.name}.{column} is {values.type}, not vectors")
+            flat = pc.list_flatten(values).combine_chunks().to_numpy(zero_copy_only=False)
+            self._matrices[column] = flat.reshape(len(self), -1).astype(np.float32, copy=False)
+        return self._matrices[column]
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows as published, sorted by id; the schema's metadata names the version."""
@@ -354,10 +384,22 @@ class Version:
         return mapped
 
     def soft_tokens(
-        self, kind: str, ids: Ids, *, dtype: Any = np.float32, source: Source = "auto"
+        self,
+        kind: str,
+        ids: Ids,
+        *,
+        dtype: Any = np.float32,
+        source: Source = "auto",
+        absent: Absent = "refuse",
     ) -> np.ndarray:
         """(n, n_tokens, d_llm) soft tokens of items or users; see `soft_tokens.soft_tokens`."""
-        return soft_tokens(self, kind, ids, dtype, source)
+        return soft_tokens(self, kind, ids, dtype, source, absent)
+
+    def soft_tokens_of_histories(
+        self, histories: Histories, *, kind: str = "user", dtype: Any = np.float32
+    ) -> np.ndarray:
+        """(n, n_tokens, d_llm) of users known by a history alone; see `soft_tokens.py`."""
+        return soft_tokens_of_histories(self, histories, kind, dtype)
 
     def values_of(self, column: str, key: str, ids: pa.Array) -> list[Any] | None:
         """What any of the tables with this key says about `ids` in `column`, a title for instance.

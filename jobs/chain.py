@@ -91,8 +91,9 @@ def run_chain(
         said = _run_job(words, home)
         _run_job(arguments("check", producer=job, day=day), home)
         if job == "publish":
-            for later in ("candidates", "score", "report"):
-                flags[later] = {"version": said["version"]}
+            version = {"version": said["version"]}
+            flags |= {"candidates": version, "report": version}
+            flags["score"] = {**version, "backbone": model}
         console.print(f"    {said['status']} in {time.monotonic() - started:.1f} s")
         if why := said.get("why"):
             console.print(f"    not promoted: {why}", style="yellow", markup=False)

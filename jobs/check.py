@@ -170,17 +170,23 @@ def _rows_before(dataset: Dataset, day: date, home: Home) -> list[int]:
 def check(producer: str, day: date, home: Home) -> list[str]:
     """Check every table that `producer` made for `day` and mark those that pass.
 
+    A job need not make all of its tables every day: those that its manifest does not name are
+    passed by, and nobody can read them.
+
     Returns:
         Names of the tables that were checked now; those already marked are left alone.
 
     Raises:
         ContractError: a table has violating rows; it stays unmarked, so no job will read it.
     """
-    if load_manifest(home, producer, day) is None:
+    manifest = load_manifest(home, producer, day)
+    if manifest is None:
         raise NotAvailable(f"job '{producer}' has not run for {day} in {home.root}")
     checked = []
     for dataset in made_by(producer):
-        if dataset.format is not Format.PARQUET or is_checked(home, dataset, day):
+        if dataset.format is not Format.PARQUET or manifest.output(dataset.name) is None:
+            continue
+        if is_checked(home, dataset, day):
             continue
         _refuse(dataset, day, violations(dataset, _tables_of(dataset, day, home)))
         _refuse_row_loss(dataset, day, home)

@@ -325,11 +325,13 @@ LLM_DIAGNOSTICS = Dataset(
     "llm_diagnostics",
     producer="diagnostics",
     columns={
-        "measure": "string",  # mass, knockout, lens
-        "kind": "string",  # of token: user, item, warm, sink, instruction, history, title; answer
+        "measure": "string",  # mass, knockout, lens, intervention
+        "kind": "string",  # of token: user, item, warm, sink, instruction, history, title; answer;
+        # all soft tokens together
         "first_layer": "int16",  # from 0
         "last_layer": "int16",
-        "figure": "string",  # mass, share, lift, sink_free; auc, uauc, delta_auc, delta_uauc
+        "figure": "string",  # mass, share, lift, sink_free; auc, uauc, delta_auc, delta_uauc; of an
+        # intervention: <its name>_auc, ..._delta_auc, ..._delta_auc_low, see docs/steering.md
         "value": "float64",
     },
     key=("measure", "kind", "first_layer", "figure"),
@@ -355,7 +357,7 @@ CONTROL_LOGITS = Dataset(
     columns={
         "split": "string",
         "row": "int32",
-        "logit": "float32",  # train: by fits that have not seen the row; others: by the fit on train
+        "logit": "float32",  # of train rows: by fits that have not seen them
         "frozen_logit": "float32",  # with histories that end where the row's split begins
     },
     key=("split", "row"),

@@ -28,7 +28,7 @@ from jobs.files import sha256_file, sync_directory, sync_file, write_atomically
 from jobs.home import Home
 from jobs.lock import take_lock
 from jobs.logs import configure_logs
-from jobs.manifest import Artifact, Manifest, code_version
+from jobs.manifest import Artifact, Manifest, code_version, peak_memory_bytes
 
 EXIT_FAILED, EXIT_BUSY = 1, 75  # 75: EX_TEMPFAIL, try again later
 _ROW_GROUP = 65_536
@@ -154,6 +154,7 @@ class Run:
             metrics=self._metrics,
             result=self.result,
             seconds=round(time.monotonic() - self._started, 3),
+            peak_memory_bytes=peak_memory_bytes(),
         )
 
     def _source_artifacts(self) -> list[Artifact]:

@@ -73,8 +73,8 @@ def tuning_flags(tokens: int) -> dict[str, object]:
     return {
         "max_tokens_total": tokens,
         "step_tokens": step_tokens,
-        "eval_steps": max(1, tokens // step_tokens // 2),
-        "valid_rows": min(10_000, max(500, tokens // 40)),
+        "eval_steps": max(2, tokens // step_tokens // 2),
+        "valid_rows": min(10_000, max(200, tokens // 40)),
     }
 
 

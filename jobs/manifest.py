@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -40,10 +42,17 @@ class Manifest(BaseModel):
     metrics: dict[str, float]
     result: dict[str, Any]  # what the job tells its scheduler
     seconds: float
+    peak_memory_bytes: int | None = None  # of the process, which runs one job; older ones: null
 
     def output(self, name: str) -> Artifact | None:
         """The output of that name, if the run made one."""
         return next((output for output in self.outputs if output.name == name), None)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import date
@@ -29,23 +29,28 @@ from embedding_store.manifest import GateEntry
 from embedding_store.review import Review
 from embedding_store.search import SearchableVersion
 from jobs.datasets import (
+    BY_NAME,
+    CALIBRATION,
     ITEM_CODES,
     ITEM_FACTORS,
     ITEM_SEMANTICS,
-    ITEM_TOKENS,
     ITEMS,
     PROJECTORS,
     PUBLICATIONS,
     SPLITS,
+    TOKEN_CONFIG,
+    TOKEN_WEIGHTS,
+    TUNED_ADAPTER,
     USER_FACTORS,
-    USER_TOKENS,
     Dataset,
 )
 from jobs.errors import JobError
+from jobs.files import sha256_file
 from jobs.home import Home
 from jobs.job import Config, Run, load_manifest, main
 from jobs.manifest import Manifest, code_version
 from jobs.score.ctr_gate import click_through_gates, last_labelled_rows
+from jobs.tokens.recipes import SIDES, recipe, scale_of, token_config
 
 # Each table and the column that holds its vector; a table without one is carried as it is.
 PUBLISHED: tuple[tuple[Dataset, str | None], ...] = (
@@ -53,14 +58,18 @@ PUBLISHED: tuple[tuple[Dataset, str | None], ...] = (
     (ITEM_SEMANTICS, "vector"),
     (USER_FACTORS, "factor"),
     (ITEM_FACTORS, "factor"),
-    (USER_TOKENS, "tokens"),
-    (ITEM_TOKENS, "tokens"),
 )
-# Tables of jobs that a night may do without. The next night's codes take their numbers from these.
-IF_MADE: tuple[Dataset, ...] = (ITEM_CODES,)
-
-
-PROJECTOR_FILE = "projectors.safetensors"
+# Tables that a night may do without: codes, from which the next night's take their numbers, and
+# of each kind of soft tokens that its prompt has what they are projected from, and they
+# themselves where they are materialised.
+IF_MADE: tuple[tuple[Dataset, str | None], ...] = (
+    (ITEM_CODES, None),
+    *((side.inputs, "input") for side in SIDES.values()),
+    *((side.tokens, "tokens") for side in SIDES.values()),
+)
+# With the tables above all that it takes to score with the LLM: mappers, steering, prompt and LoRA,
+# and what makes a probability of a logit.
+FILES_IF_MADE: tuple[Dataset, ...] = (TOKEN_WEIGHTS, TOKEN_CONFIG, TUNED_ADAPTER, CALIBRATION)
 
 # Tables that turn from night to night, and must turn together where they are compared with one
 # another. Soft tokens lie in the backbone's input space, which does not turn.
@@ -187,45 +196,113 @@ def _failed(gates: Sequence[GateEntry]) -> str:
     return "; ".join(f"{gate.name}: {gate.says}" for gate in gates if not gate.passed)
 
 
-def space_of(semantics: pa.Table, projectors: Path) -> dict[str, Any]:
-    """What a reader must match: the semantics' own facts, one name for them, the projectors.
+def space_of(semantics: pa.Table, files: Mapping[str, Path]) -> dict[str, Any]:
+    """What a reader must match: the semantics' own facts, one name for them, what was trained.
 
-    The projectors are trained anew every night, so their hash is not part of `space_id`.
+    Projectors, soft tokens and their adapter are trained anew: their hashes are not part of
+    `space_id`. The backbone of the soft tokens, and whether an adapter belongs to them, are said
+    beside those of the semantics, which need not be the same.
     """
     facts = json.loads(semantics.schema.metadata[b"space"])
     named = json.dumps(facts, sort_keys=True).encode()
-    return facts | {
+    space = facts | {
         "space_id": hashlib.sha256(named).hexdigest(),
-        "projectors_sha256": hashlib.sha256(projectors.read_bytes()).hexdigest(),
+        "projectors_sha256": sha256_file(files[_file_name(PROJECTORS)]),
+    }
+    if _file_name(TOKEN_CONFIG) not in files:
+        return space
+    said = token_config(files[_file_name(TOKEN_CONFIG)])
+    adapter = files[_file_name(TUNED_ADAPTER)]
+    return space | {
+        "token_backbone": said["backbone"].get("name"),
+        "token_fingerprint": said["backbone"].get("fingerprint"),
+        "token_weights_sha256": sha256_file(files[_file_name(TOKEN_WEIGHTS)]),
+        "tuned_adapter_sha256": sha256_file(adapter) if said.get("adapter") else None,
     }
 
 
-def _token_recipe(factors: Dataset, tokens: Dataset, rows: pa.Table) -> dict[str, Any]:
-    """How a reader gets the soft tokens of one kind; see `embedding_store.soft_tokens`."""
-    said = rows.schema.metadata
-    return {
-        "factors": factors.name,
-        "tokens": tokens.name,
-        "projector": PROJECTOR_FILE,
-        "scale": float(said[b"scale"]),
-        "n_tokens": int(said[b"n_tokens"]),
-    }
+def is_made(home: Home, dataset: Dataset, day: date) -> bool:
+    """Whether the job that makes `dataset` has made it for that day."""
+    manifest = load_manifest(home, dataset.producer, day)
+    return manifest is not None and manifest.output(dataset.name) is not None
+
+
+def _optional(home: Home, day: date) -> list[Dataset]:
+    """What a night may do without, and this one has."""
+    every = [*(dataset for dataset, _ in IF_MADE), *FILES_IF_MADE]
+    return [dataset for dataset in every if is_made(home, dataset, day)]
 
 
 def _tables(run: Run) -> dict[str, TableSpec]:
     """What the version will hold."""
-    made = [(each, None) for each in IF_MADE if load_manifest(run.home, each.producer, run.day)]
-    return {
+    made = [(each, vector) for each, vector in IF_MADE if is_made(run.home, each, run.day)]
+    tables = {
         dataset.name: TableSpec(run.read(dataset), key=dataset.key[0], vector=vector)
         for dataset, vector in (*PUBLISHED, *made)
+    }
+    needless = {each.name for each, _ in made if not tables[each.name].rows.num_rows}
+    return {name: spec for name, spec in tables.items() if name not in needless}
+
+
+def _files(run: Run) -> dict[str, Path]:
+    """Its extra files, by the names that they get."""
+    made = [each for each in FILES_IF_MADE if is_made(run.home, each, run.day)]
+    if CALIBRATION in made:
+        check_fresh(CALIBRATION, run)
+    return {_file_name(each): run.locate(each) for each in (PROJECTORS, *made)}
+
+
+def check_fresh(dataset: Dataset, run: Run) -> None:
+    """Refuse what was made from another state of the night than the one that is published.
+
+    Raises:
+        JobError: an input has been made anew since.
+    """
+    manifest = load_manifest(run.home, dataset.producer, run.day)
+    for each in manifest.inputs if manifest else []:
+        producer = BY_NAME[each.name].producer
+        stands = load_manifest(run.home, producer, run.day)
+        now = stands.output(each.name) if stands else None
+        if now is None or now.sha256 != each.sha256:
+            raise JobError(
+                f"{dataset.name} of {run.day} was made from another {each.name} than there is "
+                f"now; run {dataset.producer} again"
+            )
+
+
+def _file_name(dataset: Dataset) -> str:
+    return f"{dataset.name}.{dataset.format.value}"
+
+
+def soft_tokens_of(run: Run, tables: Mapping[str, TableSpec]) -> dict[str, Any]:
+    """How a reader gets the soft tokens of each kind; nothing where none were tuned.
+
+    Raises:
+        JobError: a table of tokens was not made by the night's own weights.
+    """
+    is_tuned = is_made(run.home, TOKEN_WEIGHTS, run.day)
+    weights = run.read_tensors(TOKEN_WEIGHTS) if is_tuned else {}
+    tonight = next((one.sha256 for one in run.inputs if one.name == TOKEN_WEIGHTS.name), None)
+    for side in SIDES.values():
+        if side.tokens.name in tables:
+            metadata = tables[side.tokens.name].rows.schema.metadata or {}
+            if metadata.get(b"weights_sha256", b"").decode() != tonight:
+                raise JobError(
+                    f"{side.tokens.name} of {run.day} was not made by the token_weights of that "
+                    "day; run tune and project again"
+                )
+    kinds = token_config(run.locate(TOKEN_CONFIG))["kinds"] if is_tuned else {}
+    return {
+        kind: recipe(kind, facts, scale_of(weights, kind), tables) for kind, facts in kinds.items()
     }
 
 
 def job(config: PublishConfig, run: Run) -> None:
     """Publish every table of the night with the index of the items, then move the alias."""
-    tables = _tables(run)
-    splits, projectors = run.read(SPLITS), run.locate(PROJECTORS)
+    tables, files = _tables(run), _files(run)
+    splits = run.read(SPLITS)
     global_bias = run.read_tensors(PROJECTORS)["global_bias"]
+    soft_tokens = soft_tokens_of(run, tables)
     semantics = tables[ITEM_SEMANTICS.name].rows
     inputs = [
         {**each.model_dump(include={"name", "sha256", "n_rows"}), "day": str(run.day)}
@@ -239,8 +316,8 @@ def job(config: PublishConfig, run: Run) -> None:
             tables,
             run_key=key,
             day=str(run.day),
-            space=space_of(semantics, projectors),
-            files={PROJECTOR_FILE: projectors},
+            space=space_of(semantics, files),
+            files=files,
             indexes=[
                 IndexSpec(table=ITEM_SEMANTICS.name, metric="cosine"),
                 # for users: the item's bias is part of the logit
@@ -249,10 +326,7 @@ def job(config: PublishConfig, run: Run) -> None:
             inputs=inputs,
             attributes={
                 "global_bias": float(global_bias.reshape(-1)[0]),
-                "soft_tokens": {
-                    "user": _token_recipe(USER_FACTORS, USER_TOKENS, tables[USER_TOKENS.name].rows),
-                    "item": _token_recipe(ITEM_FACTORS, ITEM_TOKENS, tables[ITEM_TOKENS.name].rows),
-                },
+                "soft_tokens": soft_tokens,
                 "code_version": code_version(),
             },
             review=gatekeeper,
@@ -293,7 +367,7 @@ def _tell(gates: Sequence[GateEntry], run: Run) -> None:
 def intact(manifest: Manifest, home: Home) -> bool:
     """Whether the version that an earlier run published is still there, with all made since."""
     day = date.fromisoformat(str(manifest.day))
-    made = {each.name for each in IF_MADE if load_manifest(home, each.producer, day)}
+    made = {each.name for each in _optional(home, day)}
     return made <= {each.name for each in manifest.inputs} and manifest.result["version"] in {
         each.version for each in EmbeddingStore(home.store).versions()
     }

@@ -39,7 +39,7 @@ def loaded_by(module: str) -> set[str]:
         ("jobs.llm.distil", SCHEDULER | {"duckdb", "dask", "faiss"}),
         ("jobs.llm.adapt", SCHEDULER | WAREHOUSE),
         ("jobs.llm.llm_scores", SCHEDULER | WAREHOUSE),
-        ("jobs.llm.diagnostics", SCHEDULER | WAREHOUSE),
+        ("jobs.tokens.diagnostics", SCHEDULER | {"duckdb", "dask", "faiss"}),
         ("jobs.collab.align", SCHEDULER | WAREHOUSE),
         ("jobs.tokens.project", SCHEDULER | {"duckdb", "dask", "faiss"}),
         ("jobs.score.ctr_scores", SCHEDULER | WAREHOUSE | MODELS),

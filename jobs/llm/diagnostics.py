@@ -1,22 +1,17 @@
-"""Where the backbone looks, what it needs, and in which layer its answer forms."""
+"""What `diagnostics` asks an LLM: which rows, which passes, and the table of figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import Field
 
-from jobs.datasets import DOMAINS, HISTORIES, ITEM_TEXTS, LLM_DIAGNOSTICS, SPLITS
-from jobs.errors import JobError
-from jobs.home import Home
-from jobs.job import Run, main
-from jobs.llm.adapters import find_adapter, load_adapter
-from jobs.llm.backbone import DEFAULT_BACKBONE, load, resolve
+from jobs.job import Config
+from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone
 from jobs.llm.probing import (
     Figure,
     Probe,
@@ -26,8 +21,7 @@ from jobs.llm.probing import (
     logit_lens,
     windows,
 )
-from jobs.llm.prompts import template_record
-from jobs.llm.reading import Reader, ReadingConfig
+from jobs.llm.reading import Reader
 from jobs.llm.sequences import PackedSequence, refuse_too_long
 from jobs.llm.steering import n_layers
 from jobs.llm.token_kinds import QuestionShape, TokenKind, token_kinds
@@ -37,16 +31,12 @@ from jobs.progress import progress
 _OF_A_USER = 10
 
 
-class DiagnosticsConfig(ReadingConfig):
-    """Attention mass by kind of token, knockout windows and logit lens, layer by layer."""
+class LookConfig(Config):
+    """Which backbone is looked into, and at how many rows."""
 
     model: str = Field(
         default=DEFAULT_BACKBONE, description="the bundled model, a folder, a GGUF file or a hub id"
     )
-    adapter: str | None = Field(
-        default=None, description="a day on which adapt ran, or an adapter's folder"
-    )
-    packing: Literal["rows"] = Field(default="rows", description="one prompt a row")
     split: Literal["train", "valid", "test"] = Field(default="valid", description="which rows")
     n_rows: int = Field(
         default=512, gt=0, description="rows of users drawn at random, ten of a user at most"
@@ -60,7 +50,7 @@ class DiagnosticsConfig(ReadingConfig):
         default="auto",
         description="auto: bfloat16 where the hardware multiplies it, float32 elsewhere",
     )
-    seed: int = Field(default=0, ge=0, description="of the draw of users")
+    seed: int = Field(default=0, ge=0, description="of the draw of users, and of what is shuffled")
 
 
 def diagnostics_table(figures: Iterable[Figure]) -> pa.Table:
@@ -73,19 +63,6 @@ def diagnostics_table(figures: Iterable[Figure]) -> pa.Table:
             for name, values in zip(Figure._fields, columns, strict=True)
         }
     )
-
-
-def job(config: DiagnosticsConfig, run: Run) -> None:
-    """Look into the backbone while it answers rows of the day's splits."""
-    probe, prompts = _prepared(config, run)
-    run.metric("n_rows", len(prompts.sequences))
-    found = attention_mass(probe, prompts) + logit_lens(probe, prompts)
-    if config.knockout_rows:
-        kinds = [kind for kind in prompts.present() if kind is not TokenKind.SINK]
-        n_passes = len(kinds) * len(windows(n_layers(probe.model)))
-        with progress("knockout", n_passes, "passes") as advance:
-            found += knockouts(probe, prompts.first(config.knockout_rows), kinds, advance)
-    run.write(LLM_DIAGNOSTICS, diagnostics_table(found))
 
 
 def drawn(rows: Rows, n: int, seed: int) -> list[PackedSequence]:
@@ -106,34 +83,33 @@ def drawn(rows: Rows, n: int, seed: int) -> list[PackedSequence]:
     return [sequence for user in shuffled for sequence in of_user[user]][:n]
 
 
-def _prepared(config: DiagnosticsConfig, run: Run) -> tuple[Probe, Prompts]:
-    splits, histories, texts, domains = map(run.read, (SPLITS, HISTORIES, ITEM_TEXTS, DOMAINS))
-    backbone = load(resolve(config.model, run.home.cache), config.device, config.dtype)
-    if config.adapter is not None:
-        load_adapter(backbone, find_adapter(config.adapter, run.home))
-    noun = domains["item_noun"][0].as_py()
-    reader = Reader(splits, histories, texts, noun, backbone.tokenizer, config)
-    rows = reader.rows(config.split)
-    if not rows.sequences:
-        raise JobError(f"--split {config.split}: {SPLITS.name} of {run.day} has no such rows")
-    sequences = drawn(rows, config.n_rows, config.seed)
-    refuse_too_long(sequences, backbone.files.name, backbone.model.config)
+def asked(reader: Reader, rows: Rows, backbone: Backbone, n: int, seed: int) -> Prompts:
+    """Some of the rows, with the kind of each of their tokens.
+
+    Args:
+        reader: what read the rows.
+        rows: of `RowPacking`.
+        backbone: that will be asked.
+        n: how many, see `drawn`.
+        seed: of the draw.
+
+    Raises:
+        JobError: a prompt is longer than the backbone reads.
+    """
+    sequences = drawn(rows, n, seed)
+    model: Any = backbone.model
+    refuse_too_long(sequences, backbone.files.name, model.config)
     shape = QuestionShape.of(reader.template, backbone.tokenizer, reader.answers)
-    kinds = [token_kinds(sequence, shape) for sequence in sequences]
-    prompts = Prompts(sequences, kinds, rows.labels, rows.users)
-    return Probe(backbone.model, reader.answers, batch_tokens=config.batch_tokens), prompts
+    kinds: list[NDArray[np.int64]] = [token_kinds(sequence, shape) for sequence in sequences]
+    return Prompts(sequences, kinds, rows.labels, rows.users, rows.offsets)
 
 
-def sources(config: DiagnosticsConfig, day: date, home: Home) -> Iterable[Path]:
-    """The record of the backbone's fingerprint, the template, and the adapter."""
-    files = [
-        resolve(config.model, home.cache).record,
-        template_record(config.template, home.cache),
-    ]
-    if config.adapter is not None:
-        files += find_adapter(config.adapter, home).sources
-    return files
-
-
-if __name__ == "__main__":
-    main("diagnostics", DiagnosticsConfig, job, sources=sources)
+def look(probe: Probe, prompts: Prompts, knockout_rows: int) -> list[Figure]:
+    """Attention mass, logit lens, and knockouts on the first `knockout_rows` rows."""
+    found = attention_mass(probe, prompts) + logit_lens(probe, prompts)
+    if not knockout_rows:
+        return found
+    kinds = [kind for kind in prompts.present() if kind is not TokenKind.SINK]
+    n_passes = len(kinds) * len(windows(n_layers(probe.model)))
+    with progress("knockout", n_passes, "passes") as advance:
+        return found + knockouts(probe, prompts.first(knockout_rows), kinds, advance)

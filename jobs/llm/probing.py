@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from jobs.errors import JobError
 from jobs.llm.answers import AnswerTokens, answer_logits
 from jobs.llm.batches import token_budget_batches
+from jobs.llm.prompts import SoftKind
 from jobs.llm.sequences import Batch, PackedSequence, collate
 from jobs.llm.steered_attention import (
     attention_weights,
@@ -30,8 +31,9 @@ from jobs.report.metrics import auc, uauc
 
 _WATCHED = "watched_attention"
 _FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
-_N_KINDS = len(TokenKind)
+_N_KINDS, _N_SOFT = len(TokenKind), len(SoftKind)
 Soft = Callable[[Batch], Tensor | None]
+Blocked = tuple[Sequence[TokenKind], range]  # kinds that no other token sees, in these layers
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,22 @@ class Prompts:
         kinds: (n,) `TokenKind` of each sequence's tokens.
         labels: 0 or 1.
         users: any number for each user.
+        offsets: a control's logits that the model's are on top of; None: nothing is.
     """
 
     sequences: Sequence[PackedSequence]
     kinds: Sequence[NDArray[np.int64]]
     labels: NDArray[np.float32]
     users: NDArray[np.int64]
+    offsets: NDArray[np.float32] | None = None
 
     def first(self, n: int) -> Prompts:
         """The first `n` of them."""
-        return Prompts(self.sequences[:n], self.kinds[:n], self.labels, self.users)
+        return replace(self, sequences=self.sequences[:n], kinds=self.kinds[:n])
+
+    def whole(self, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The model's logits of some rows with what they are on top of."""
+        return logits if self.offsets is None else logits + self.offsets[rows]
 
     def present(self) -> list[TokenKind]:
         """Kinds that occur."""
@@ -77,7 +85,8 @@ class Probe:
     Attributes:
         model: a causal LM in eval mode.
         answers: the tokens whose logits are compared.
-        bias: (n_layers, n_kinds) or None: steering that is on all the time.
+        bias: (n_layers, n_heads or 1, n_soft_kinds or 1) or None: steering of the soft tokens that
+            is on all the time.
         soft: vectors for a batch's soft tokens; without it their placeholders stand.
         batch_tokens: budget of a batch, padding included.
     """
@@ -88,16 +97,18 @@ class Probe:
     soft: Soft = field(default=lambda batch: None)
     batch_tokens: int = 4_096
 
-    def steering(self, kinds: Tensor, blocked: tuple[TokenKind, range] | None) -> Steering:
-        """The bias that is always on, with one kind blocked in some layers."""
-        bias = torch.zeros(n_layers(self.model), _N_KINDS)
+    def steering(self, kinds: Tensor, blocked: Blocked | None) -> Steering:
+        """The bias that is always on, with some kinds blocked in some layers."""
+        always = torch.zeros(n_layers(self.model), 1, 1)
         if self.bias is not None:
-            bias[:, : self.bias.shape[1]] = self.bias.detach().cpu()
+            always = self.bias.detach().float().cpu()
+        bias = torch.zeros(*always.shape[:2], _N_KINDS)
+        bias[:, :, :_N_SOFT] = always
         if blocked is not None:
-            kind, layers = blocked
-            bias[list(layers), int(kind)] = BLOCK
-        idle = tuple((bias == 0).all(dim=1).tolist())
-        return Steering(bias[:, None].to(kinds.device), kinds, None, idle)
+            hidden, layers = blocked
+            bias[layers.start : layers.stop, :, [int(kind) for kind in hidden]] = BLOCK
+        idle = tuple((bias == 0).flatten(1).all(dim=1).tolist())
+        return Steering(bias.to(kinds.device), kinds, None, idle)
 
     def batches(self, prompts: Prompts) -> Iterator[tuple[Batch, Tensor]]:
         """Batches on the model's device, with the kind of each token, -1 at padding."""
@@ -226,13 +237,14 @@ def attention_mass(probe: Probe, prompts: Prompts) -> list[Figure]:
             }
             if kind is not TokenKind.SINK:
                 figures["sink_free"] = float(sink_free[place])
-            found += _figures("mass", kind.name.lower(), range(layer, layer + 1), figures)
+            found += figures_of("mass", kind.name.lower(), range(layer, layer + 1), figures)
     return found
 
 
-def _figures(
+def figures_of(
     measure: str, kind: str, layers: range, figures: Mapping[str, float | None]
 ) -> list[Figure]:
+    """One row each; what is None is left out."""
     return [
         Figure(measure, kind, layers.start, layers.stop - 1, name, value)
         for name, value in figures.items()
@@ -253,15 +265,23 @@ def windows(layers: int) -> list[range]:
 
 
 @torch.inference_mode()
-def _scores(
-    probe: Probe, prompts: Prompts, blocked: tuple[TokenKind, range] | None
-) -> dict[str, float | None]:
-    """AUC and UAUC of the prompts; None where they are not defined."""
+def answered(
+    probe: Probe, prompts: Prompts, blocked: Blocked | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The rows of the prompts, ascending, and the logit of each; inside `steerable`."""
     rows, logits = [], []
     for batch, kinds in probe.batches(prompts):
         logits.append(probe.logits(batch, probe.steering(kinds, blocked)).cpu().numpy())
         rows.append(batch.answer_row.cpu().numpy())
-    return _quality(prompts, np.concatenate(rows), np.concatenate(logits))
+    every_row = np.concatenate(rows)
+    order = np.argsort(every_row, kind="stable")
+    every_row = every_row[order]
+    return every_row, prompts.whole(every_row, np.concatenate(logits)[order])
+
+
+def _scores(probe: Probe, prompts: Prompts, blocked: Blocked | None) -> dict[str, float | None]:
+    """AUC and UAUC of the prompts; None where they are not defined."""
+    return _quality(prompts, *answered(probe, prompts, blocked))
 
 
 def _quality(prompts: Prompts, rows: NDArray[Any], scores: NDArray[Any]) -> dict[str, float | None]:
@@ -284,13 +304,13 @@ def knockouts(
         whole = _scores(probe, prompts, None)
         for kind in kinds:
             for window in windows(n_layers(probe.model)):
-                without = _scores(probe, prompts, (kind, window))
+                without = _scores(probe, prompts, ((kind,), window))
                 change = {
                     f"delta_{name}": without[name] - value  # type: ignore[operator]
                     for name, value in whole.items()
                     if value is not None
                 }
-                found += _figures("knockout", kind.name.lower(), window, {**without, **change})
+                found += figures_of("knockout", kind.name.lower(), window, {**without, **change})
                 advance(1)
     return found
 
@@ -343,10 +363,10 @@ def logit_lens(probe: Probe, prompts: Prompts) -> list[Figure]:
     return [
         figure
         for layer, logits in enumerate(by_layer)
-        for figure in _figures(
+        for figure in figures_of(
             "lens",
             "answer",
             range(layer, layer + 1),
-            _quality(prompts, every_row, np.concatenate(logits)),
+            _quality(prompts, every_row, prompts.whole(every_row, np.concatenate(logits))),
         )
     ]

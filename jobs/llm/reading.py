@@ -52,11 +52,18 @@ class ReadingConfig(Config):
     def chosen_packing(self) -> Packing:
         """The packing that the fields describe."""
         if self.packing == "stream":
-            return StreamPacking(Blocks(self.block_tokens, self.kept_tokens), self.sequence_tokens)
-        window = LastTitles(self.max_titles)
+            return StreamPacking(self._blocks(), self.sequence_tokens)
         if self.packing == "tree":
-            return TreePacking(window, self.sequence_tokens)
-        return RowPacking(window)
+            return TreePacking(LastTitles(self.max_titles), self.sequence_tokens)
+        return self.one_prompt_a_row()
+
+    def one_prompt_a_row(self) -> RowPacking:
+        """The same histories, shared by no two rows: what looks into single prompts takes."""
+        is_stream = self.packing == "stream"
+        return RowPacking(self._blocks() if is_stream else LastTitles(self.max_titles))
+
+    def _blocks(self) -> Blocks:
+        return Blocks(self.block_tokens, self.kept_tokens)
 
 
 class Reader:
@@ -112,6 +119,7 @@ class Reader:
         n_rows: int = 0,
         seed: int = 0,
         offsets: NDArray[np.float32] | None = None,
+        packing: Packing | None = None,
     ) -> Rows:
         """The rows of a split, packed.
 
@@ -121,13 +129,15 @@ class Reader:
             n_rows: rows of users drawn at random until there are this many; 0 takes all.
             seed: of that draw.
             offsets: (n,) a control's logit for each row of SPLITS; see `Rows.offsets`.
+            packing: another one than the config's.
         """
         if not pc.any(pc.equal(self._splits["split"], split)).as_py():
             return self._packed(split, [], offsets)
         events = self._events((split,), history)
         if n_rows:
             events = _some_users(events, n_rows, seed)
-        sequences = list(self._config.chosen_packing().pack(events, self.prompt))
+        chosen = self._config.chosen_packing() if packing is None else packing
+        sequences = list(chosen.pack(events, self.prompt))
         return self._packed(split, sequences, offsets)
 
     def chains(self) -> Events:

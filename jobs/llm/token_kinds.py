@@ -42,10 +42,13 @@ class QuestionShape:
 
     @classmethod
     def of(cls, template: PromptTemplate, tokenizer: Any, answers: AnswerTokens) -> QuestionShape:
-        """As the template has it with this tokenizer: seen by asking about two titles."""
+        """As the template has it with this tokenizer: seen by asking about two titles and none."""
         prompt = prompt_tokens(template, tokenizer, ["a", "b"], answers.ids)
         one, other = (question.ids for question in prompt.questions)
-        return cls(_n_equal(one, other), _n_equal(one[::-1], other[::-1]), len(prompt.no_history))
+        n_after = _n_equal(one[::-1], other[::-1])
+        # Not where they begin to differ: a space in front belongs to the title, and may be a token.
+        untitled = prompt_tokens(template, tokenizer, ["a"], answers.ids, 0).questions[0]
+        return cls(len(untitled) - n_after, n_after, len(prompt.no_history))
 
 
 def _n_equal(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -72,6 +72,7 @@ def first_mappers(
     for kind, mapper in mappers.items():
         if not (kind == "item" and mapper is mappers.get("user")):
             mapper.match_norm(_known(inputs, kind), mean_norm)
+            mapper.fold_scale()
     return mappers
 
 

@@ -108,7 +108,7 @@ class System:
 def job(config: DiagnosticsConfig, run: Run) -> None:
     """Look into the LLM while it answers rows of the day's splits."""
     _refuse_contradictions(config)
-    system = _tuned_system(config, run) if config.is_of_tuned else _text_system(config, run)
+    system = tuned_system(config, run) if config.is_of_tuned else text_system(config, run)
     run.metric("n_rows", len(system.prompts.sequences))
     found = look(system.probe, system.prompts, config.knockout_rows)
     if system.soft is not None and config.intervention_rows:
@@ -139,7 +139,12 @@ def _refuse_contradictions(config: DiagnosticsConfig) -> None:
 # -- a backbone that reads text --------------------------------------------------------------------
 
 
-def _text_system(config: DiagnosticsConfig, run: Run) -> System:
+def text_system(config: DiagnosticsConfig, run: Run) -> System:
+    """The backbone, with an adapter or without, and prompts of the day.
+
+    Raises:
+        JobError: no rows, or model and adapter that are not there or do not fit.
+    """
     day = Day.of_run(run)
     backbone = _backbone(config, run.home)
     if config.adapter is not None:
@@ -171,7 +176,12 @@ def _asked(
 # -- a tuned system --------------------------------------------------------------------------------
 
 
-def _tuned_system(config: DiagnosticsConfig, run: Run) -> System:
+def tuned_system(config: DiagnosticsConfig, run: Run) -> System:
+    """What `tune` made, of the day or of a version, and prompts with the histories it learned from.
+
+    Raises:
+        JobError: no rows, no such system, or another backbone than its own.
+    """
     files = _tuned_files(config, run)
     tuned, day = Tuned(files, _backbone(config, run.home)), Day.of_run(run)
     reader, offsets = tuned.reader(*day), None

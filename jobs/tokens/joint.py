@@ -101,6 +101,7 @@ def warm_up_all(
         config = WarmUpConfig(max_epochs=max_epochs)
         found |= warm_up(mapper, inputs, goals, config, seed).figures(kind)
         mapper.match_norm(inputs, mean_norm)
+        mapper.fold_scale()
         with torch.no_grad():
             soft.unknown[kind].copy_(mapper(inputs).mean(dim=0))
         done.append(mapper)

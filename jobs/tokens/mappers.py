@@ -101,6 +101,22 @@ class Mapper(nn.Module):
         self.scale.fill_(mean_norm / mean)
         return float(self.scale)
 
+    @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Multiply the last layer by the scale, which becomes 1: the same tokens.
+
+        A large scale would enlarge every step that an optimiser takes in the layers before it.
+        """
+        last = self.last_layer
+        last.weight.mul_(self.scale)
+        last.bias.mul_(self.scale)
+        self.scale.fill_(1.0)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The one whose output is tokens."""
+        raise NotImplementedError
+
     def named_tensors(self, prefix: str) -> Tensors:
         """Float32 copies of all weights, named `<prefix>.<weight>`, as TOKEN_WEIGHTS has them."""
         return {
@@ -123,6 +139,11 @@ class MlpMapper(Mapper):
         """(n, d_in) -> (n, n_tokens, d_llm), before the scale."""
         tokens: Tensor = self.output(functional.gelu(self.hidden(inputs)))
         return tokens.view(-1, self.facts.n_tokens, self.facts.d_llm)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The one whose output is tokens."""
+        return self.output
 
     @classmethod
     @torch.no_grad()
@@ -176,6 +197,11 @@ class LinearMapper(Mapper):
         super().__init__(MapperFacts(mapper="linear", d_in=d_in, n_tokens=n_tokens, d_llm=d_llm))
         self.output = nn.Linear(d_in, n_tokens * d_llm)
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The one whose output is tokens."""
+        return self.output
+
     def mapped(self, inputs: Tensor) -> Tensor:
         """(n, d_in) -> (n, n_tokens, d_llm), before the scale."""
         tokens: Tensor = self.output(inputs)
@@ -217,6 +243,11 @@ class QFormerMapper(Mapper):
             n_heads=n_heads,
             n_chunks=n_chunks,
         )
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The one whose output is tokens."""
+        return self.qformer.output
 
     def mapped(self, inputs: Tensor) -> Tensor:
         """(n, d_in) -> (n, n_tokens, d_llm), before the scale."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -73,6 +74,8 @@ from jobs.tokens.tune_config import PRESETS, TuneConfig
 
 Floats = NDArray[np.float32]
 
+_SINGLE_RATE = 0.1  # share of the learning rate of single tokens and numbers
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -112,17 +115,32 @@ class Prepared:
 
 
 def _groups(learned: dict[str, nn.Parameter], config: TuneConfig) -> dict[str, Group]:
+    """How each weight moves.
+
+    A mapper's matrix takes steps in proportion to its size. Where factors are short, its first
+    weights are a hundredth of a fresh layer's, and full steps would make tokens of any length.
+    """
     groups = {}
-    for name in learned:
+    for name, weight in learned.items():
         if not name.startswith("soft."):
             groups[name] = Group(config.adapter_rate)
         elif name.startswith("soft.tables."):
             groups[name] = Group(config.inputs_rate, decays=False)
         elif name.startswith("soft.bias."):
             groups[name] = Group(config.steering_rate, decays=False)
-        elif name.endswith(("bias", "scale")) or name.startswith("soft.unknown."):
-            groups[name] = Group(decays=False)
+        elif name.startswith("soft.unknown.") or name.endswith("scale"):
+            groups[name] = Group(_SINGLE_RATE, decays=False)
+        else:
+            # A layer's bias as its weights: it is added to what they make.
+            matrix = learned.get(re.sub(r"bias$", "weight", name), weight)
+            groups[name] = Group(_relative_size(matrix), decays=weight.dim() > 1)
     return groups
+
+
+def _relative_size(matrix: nn.Parameter) -> float:
+    """Root mean square of the weights, 1 for those of a fresh layer; never more."""
+    size = float(matrix.detach().square().mean().sqrt()) * matrix.shape[-1] ** 0.5
+    return min(1.0, size)
 
 
 def prepare(config: TuneConfig, run: Run, processes: Processes = ALONE) -> Prepared:

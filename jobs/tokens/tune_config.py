@@ -79,7 +79,9 @@ class SteeringConfig(TokensConfig):
     steering_bias: Literal["fixed", "signed", "free"] = Field(
         default="fixed", description="given; learned with its sign; learned by layer, head and kind"
     )
-    steering_rate: float = Field(default=10.0, gt=0, description="learning rates of a learned bias")
+    steering_rate: float = Field(
+        default=1.0, gt=0, description="share of the learning rate that a learned bias takes"
+    )
     steering_weight: float = Field(
         default=1e-3, ge=0, description="of a learned bias's distance from where it began"
     )
@@ -91,7 +93,7 @@ class LearningConfig(SteeringConfig):
     train_adapter: bool = Field(
         default=False, description="the LoRA learns too, as in SAILRec; else the LLM is frozen"
     )
-    adapter_rate: float = Field(default=0.25, gt=0, description="its share of the learning rate")
+    adapter_rate: float = Field(default=0.03, gt=0, description="its share of the learning rate")
     rank: int = Field(default=16, gt=0, description="of a LoRA that begins here")
     alpha: float = Field(default=32.0, gt=0, description="of a LoRA that begins here")
     targets: str = Field(default=ALL_LINEAR, description="of a LoRA that begins here")
@@ -131,6 +133,11 @@ class TuneConfig(ReadingConfig, CourseConfig, LearningConfig):
     goes on from its last checkpoint when the same command is given again.
     """
 
+    learning_rate: float = Field(
+        default=0.01,
+        gt=0,
+        description="AdamW step at its peak, of a layer of the usual size; smaller ones take less",
+    )
     preset: str | None = Field(
         default=None, description="a name in jobs/tokens/presets, or a TOML file of these fields"
     )

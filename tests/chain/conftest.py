@@ -13,6 +13,8 @@ import pytest
 from jobs.home import Home
 from tests.conftest import ROOT
 
+TOKENS = "2000"  # for each stage of tuning: enough to go every way, too few to learn much
+
 
 @dataclass(frozen=True)
 class Night:
@@ -43,6 +45,6 @@ def night(tmp_path_factory: pytest.TempPathFactory, backbone_cache: Path) -> Nig
     home = Home(tmp_path_factory.mktemp("night") / "home")
     home.root.mkdir()
     home.cache.symlink_to(backbone_cache)
-    done = run_tidemark(home, "run", "--airflow")
+    done = run_tidemark(home, "run", "--airflow", "--tokens", TOKENS)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return Night(home, done.stdout)

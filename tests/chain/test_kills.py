@@ -29,7 +29,7 @@ from tests.conftest import DAY, ROOT
 from tests.in_process import run_job
 from tests.tiny_backbone import write_tiny_backbone
 
-BEFORE = ("ingest", "splits", "item_texts", "distil", "align", "project", "publish")
+BEFORE = ("ingest", "splits", "item_texts", "distil", "align", "tune", "project", "publish")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -49,6 +49,7 @@ def fields(
         "ingest": {"source": str(raw)},
         "distil": {"model": str(backbone)},
         "align": {"max_epochs": 2},
+        "tune": {"model": str(backbone), "max_tokens_total": 1_000, "valid_rows": 100},
         "project": {"model": str(backbone)},
     }
 

@@ -20,7 +20,7 @@ from jobs.files import sha256_file
 from jobs.home import Home
 from jobs.job import load_manifest
 from jobs.launch import NIGHTLY
-from tests.chain.conftest import Night
+from tests.chain.conftest import TOKENS, Night
 from tests.conftest import DAY
 
 
@@ -46,7 +46,7 @@ def test_every_dataset_is_there_with_its_manifest(night: Night) -> None:
 
 def test_a_second_night_of_the_same_day_redoes_nothing(night: Night) -> None:
     before = digests(night.home)
-    done = night.tidemark("run")
+    done = night.tidemark("run", "--tokens", TOKENS)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("unchanged in") == len(NIGHTLY)
     assert digests(night.home) == before

@@ -2,110 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from embedding_store import EmbeddingStore
-from jobs.datasets import (
-    HISTORIES,
-    ITEM_FACTORS,
-    ITEM_SEMANTICS,
-    ITEM_TOKENS,
-    ITEMS,
-    PROJECTORS,
-    SPLITS,
-    USER_FACTORS,
-    USER_TOKENS,
-    Dataset,
-)
+from jobs.check import check
 from jobs.home import Home
-from jobs.job import Config, Outcome, Run, execute, mark_checked
-from jobs.publish import PublishConfig, intact, job
+from jobs.job import execute
 from jobs.report import report as report_job
-from jobs.score import ctr_scores
+from jobs.score import candidates, ctr_scores
+from tests.jobs.published_night import FIRST, SECOND, THIRD, night, publish, turn
 from tests.report import tiny_night
-from tests.report.tiny_night import COLD_USER, DIM, GLOBAL_BIAS, N_ITEMS, Truth
-
-FIRST, SECOND, THIRD = (date(2026, 3, day) for day in (1, 2, 3))
-SPACE = {"fingerprint": "f" * 64, "dim": 4, "dtype": "float32"}
-
-
-def commit(home: Home, day: date, tables: list[tuple[Dataset, pa.Table]]) -> None:
-    """What the jobs before publish would have left, checked."""
-    for producer in sorted({dataset.producer for dataset, _ in tables}):
-        own = [(dataset, table) for dataset, table in tables if dataset.producer == producer]
-        with Run(producer, day, Config(), home) as run:
-            for dataset, table in own:
-                run.write(dataset, table)
-            if producer == "align":
-                run.write_tensors(PROJECTORS, {"global_bias": np.array([GLOBAL_BIAS], "f4")})
-        for dataset, _ in own:
-            mark_checked(home, dataset, day)
-
-
-def column(matrix: np.ndarray) -> pa.Array:
-    rows = np.ascontiguousarray(matrix, np.float32)
-    return pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
-
-
-def factors(key: str, prefix: str, vectors: np.ndarray, biases: np.ndarray) -> pa.Table:
-    names = tiny_night.ids(prefix, np.arange(len(vectors)), as_text=False)
-    rows = {key: names, "factor": column(vectors), "bias": biases.astype("f4")}
-    return pa.table({**rows, "n_events": pa.array([1] * len(vectors), pa.int32())})
-
-
-def tokens(key: str, names: pa.Array, vectors: np.ndarray) -> pa.Table:
-    said = {"n_tokens": "1", "scale": "1.0", "d_llm": str(DIM)}
-    return pa.table({key: names, "tokens": column(vectors)}).replace_schema_metadata(said)
-
-
-def night(home: Home, day: date, truth: Truth, *, turn: np.ndarray, seed: int = 3) -> None:
-    """Every input of publish; the model is `truth`, its factors turned."""
-    n_users, n_items = COLD_USER, N_ITEMS
-    names = tiny_night.ids("i", np.arange(n_items), as_text=False)
-    users, items = truth.user_factors[:n_users] @ turn, truth.item_factors @ turn
-    raw = np.random.default_rng(seed).normal(size=(n_items, 4))
-    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    semantics = {"item_id": names, "content_key": [f"k{n}" for n in range(n_items)]}
-    rows = tiny_night.splits(tiny_night.planted(), (), as_text=False)  # users stay who they are
-    listed = pa.array([[]], pa.list_(pa.int64()))
-    user_rows = factors("user_id", "u", users, truth.user_biases[:n_users])
-    item_rows = factors("item_id", "i", items, truth.item_biases)
-    catalogue = {"item_id": names, "title": [f"Film {n}" for n in range(n_items)]}
-    items_table = pa.table({**catalogue, "first_row": pa.array(range(n_items), pa.int64())})
-    semantics_table = pa.table({**semantics, "raw": column(raw), "vector": column(unit)})
-    commit(
-        home,
-        day,
-        [
-            (ITEMS, items_table),
-            (SPLITS, rows),
-            (HISTORIES, pa.table({"user_id": rows["user_id"][:1], "item_ids": listed})),
-            (
-                ITEM_SEMANTICS,
-                semantics_table.replace_schema_metadata({"space": json.dumps(SPACE)}),
-            ),
-            (USER_FACTORS, user_rows),
-            (ITEM_FACTORS, item_rows),
-            (USER_TOKENS, tokens("user_id", user_rows["user_id"], users)),
-            (ITEM_TOKENS, tokens("item_id", names, items)),
-        ],
-    )
-
-
-def publish(home: Home, day: date, **settings: object) -> Outcome:
-    config = PublishConfig(**settings)
-    return execute("publish", config, day, home, job, intact=intact)
-
-
-def turn(seed: int) -> np.ndarray:
-    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(DIM, DIM)))
-    return q
+from tests.report.tiny_night import DIM, N_ITEMS, Truth
 
 
 @pytest.fixture
@@ -173,6 +83,9 @@ def test_a_spoiled_candidate_stays_readable_and_production_stays(home, truth, pr
 def test_after_a_refusal_the_chain_goes_on_with_the_candidate(home, truth, production):
     night(home, SECOND, spoiled(truth), turn=np.eye(DIM))
     version = publish(home, SECOND).manifest.result["version"]
+    chosen = candidates.CandidatesConfig(version=version)
+    execute("candidates", chosen, SECOND, home, candidates.job)
+    check("candidates", SECOND, home)
     scored = execute("score", ctr_scores.ScoreConfig(version=version), SECOND, home, ctr_scores.job)
     assert scored.manifest.result["version"] == version
     assert report_job.ReportConfig(version=version).version == version

@@ -19,7 +19,7 @@ from jobs.home import Home
 from jobs.job import execute
 from jobs.llm.answers import answer_logits, answer_tokens
 from jobs.llm.backbone import Backbone
-from jobs.llm.diagnostics import DiagnosticsConfig, diagnostics_table, drawn, job, sources
+from jobs.llm.diagnostics import diagnostics_table, drawn
 from jobs.llm.probing import (
     Figure,
     Probe,
@@ -34,6 +34,7 @@ from jobs.llm.reading import Reader, ReadingConfig
 from jobs.llm.sequences import collate, visible
 from jobs.llm.token_kinds import QuestionShape, TokenKind, token_kinds
 from jobs.report.metrics import auc, uauc
+from jobs.tokens.diagnostics import DiagnosticsConfig, job, sources
 from tests.conftest import DAY, ROOT
 from tests.llm.tables import commit, random_warehouse
 from tests.tiny_backbone import LAYERS
@@ -72,7 +73,7 @@ def value(figures: list[Figure], measure: str, kind: str, layer: int, figure: st
 # -- kinds of tokens -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("template", ["ctr_titles", "ctr_question", "ctr_soft"])
+@pytest.mark.parametrize("template", ["ctr_titles", "ctr_question", "ctr_soft", "ctr_soft_events"])
 def test_the_titles_tokens_are_those_of_the_candidate(tiny: Backbone, template: str) -> None:
     reader = reader_of(tiny, template)
     shape = QuestionShape.of(reader.template, tiny.tokenizer, reader.answers)
@@ -154,7 +155,7 @@ def test_masses_of_a_layer_add_up_to_one_and_the_attention_is_put_back(tiny: Bac
 
 def test_steering_moves_the_mass_of_soft_tokens_by_the_odds(tiny: Backbone) -> None:
     prompts, plain = prompts_of(tiny, "ctr_soft")
-    bias = torch.zeros(LAYERS, 3)
+    bias = torch.zeros(LAYERS, 1, 3)
     bias[0] = 30.0  # so much that the soft tokens take all that the first layer has
     steered = Probe(plain.model, plain.answers, bias, batch_tokens=300)
     before, after = (attention_mass(probe, prompts) for probe in (plain, steered))
@@ -275,11 +276,11 @@ def test_a_split_without_rows_is_an_error(home: Home, tiny_folder: Path) -> None
 
 def test_the_command_explains_itself_with_an_example() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.llm.diagnostics", "--help"],
+        [sys.executable, "-m", "jobs.tokens.diagnostics", "--help"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "example: python -m jobs.llm.diagnostics --day 2026-03-02" in done.stdout
+    assert "example: python -m jobs.tokens.diagnostics --day 2026-03-02" in done.stdout
     assert "--knockout-rows" in done.stdout

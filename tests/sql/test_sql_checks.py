@@ -16,7 +16,7 @@ import pytest
 from jobs.check import violations
 from jobs.datasets import BY_NAME, EVENTS, Format
 from jobs.query import SQL, sql_text
-from tests.sql import sound_codes
+from tests.sql import sound_codes, sound_tokens
 
 Rows = list[dict[str, Any]]
 Night = dict[str, pa.Table]
@@ -25,6 +25,7 @@ T0 = datetime(2026, 1, 1, 12)
 VECTOR = pa.list_(pa.float32(), 2)
 SCHEMAS = {
     **sound_codes.SCHEMAS,
+    **sound_tokens.SCHEMAS,
     "domains": {
         "domain": pa.string(),
         "item_noun": pa.string(),
@@ -155,13 +156,22 @@ SCHEMAS = {
         "bias": pa.float32(),
         "n_events": pa.int32(),
     },
-    "user_tokens": {"user_id": pa.int64(), "tokens": VECTOR},
-    "item_tokens": {"item_id": pa.int64(), "tokens": VECTOR},
     "publications": {
         "version": pa.int64(),
         "run_key": pa.string(),
         "alias": pa.string(),
         "promoted": pa.bool_(),
+    },
+    "candidates": {
+        "version": pa.int64(),
+        "split": pa.string(),
+        "row": pa.int32(),
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "label": pa.int8(),
+        "rated_at": pa.timestamp("us"),
+        "history_end": pa.int32(),
+        "is_warm": pa.bool_(),
     },
     "ctr_scores": {
         "split": pa.string(),
@@ -195,6 +205,9 @@ SCHEMAS = {
 }
 
 
+SCHEMAS["tune_curve"] = SCHEMAS["adapt_curve"]
+
+
 def after(seconds: int) -> datetime:
     return T0 + timedelta(seconds=seconds)
 
@@ -212,7 +225,10 @@ def sound_rows() -> dict[str, Rows]:
         dict(zip(split_names, values, strict=True)) | {"rated_at": after(values[5])}
         for values in splits
     ]
-    score = {"version": 1, "model": "mf", "logit": 1.0, "probability": 0.731}
+    score = {"model": "mf", "logit": 1.0, "probability": 0.731}
+    proposed = {"split": "top_k", "row": 0, "user_id": 1, "item_id": 30, "label": None}
+    proposed |= {"rated_at": after(86_400), "history_end": 2, "is_warm": False}
+    candidates = [{"version": 1} | given for given in (*split_rows[1:], proposed)]
     texts = {10: "A (1990)", 20: "B (1991)", 30: "C (1992)"}
     return {
         "domains": [
@@ -299,18 +315,21 @@ def sound_rows() -> dict[str, Rows]:
             {"item_id": item, "content_key": "a" * 64, "raw": [3.0, 4.0], "vector": [0.6, 0.8]}
             for item in texts
         ],
-        "adapt_curve": [
-            {
-                "step": step,
-                "tokens": 4_000 * step,
-                "seconds": 1.0 + step,
-                "learning_rate": 1e-3,
-                "train_loss": 0.7 if step else None,
-                "valid_auc": 0.5,
-                "valid_uauc": None,
-            }
-            for step in (0, 5, 10)
-        ],
+        **{
+            curve: [
+                {
+                    "step": step,
+                    "tokens": 4_000 * step,
+                    "seconds": 1.0 + step,
+                    "learning_rate": 1e-3,
+                    "train_loss": 0.7 if step else None,
+                    "valid_auc": 0.5,
+                    "valid_uauc": None,
+                }
+                for step in (0, 5, 10)
+            ]
+            for curve in ("adapt_curve", "tune_curve")
+        },
         "user_factors": [
             {"user_id": user, "factor": [0.0, 1.0], "bias": 0.0, "n_events": user}
             for user in (1, 2)
@@ -318,18 +337,13 @@ def sound_rows() -> dict[str, Rows]:
         "item_factors": [
             {"item_id": item, "factor": [0.0, 1.0], "bias": 0.0, "n_events": 0} for item in texts
         ],
-        "user_tokens": [{"user_id": user, "tokens": [0.0, 1.0]} for user in (1, 2)],
-        "item_tokens": [{"item_id": item, "tokens": [0.0, 1.0]} for item in texts],
         "publications": [
             {"version": 1, "run_key": "b" * 64, "alias": "production", "promoted": True}
         ],
+        "candidates": candidates,
         "ctr_scores": [
-            {
-                name: given[name]
-                for name in ("split", "row", "user_id", "item_id", "label", "is_warm")
-            }
-            | score
-            for given in split_rows[1:]
+            {name: given[name] for name in SCHEMAS["ctr_scores"] if name in given} | score
+            for given in candidates
         ],
         "llm_scores": [
             {name: given[name] for name in ("split", "row", "user_id", "item_id", "label")}
@@ -350,10 +364,13 @@ def sound_rows() -> dict[str, Rows]:
                 ("mass", "title", 0, 0, "lift", 2.5),
                 ("lens", "answer", 0, 0, "auc", 0.5),
                 ("knockout", "title", 0, 3, "delta_auc", -0.125),
+                ("intervention", "item", 0, 3, "shuffled_delta_auc", -0.25),
+                ("intervention", "item", 0, 3, "shuffled_log_loss", 0.75),
             )
         ],
         **sound_features(),
         **sound_codes.sound_codes(),
+        **sound_tokens.sound_tokens(),
     }
 
 
@@ -835,43 +852,96 @@ PLANTED = [
         set_to("user_profiles", 0, profile=[0.5, 0.25]),
         ["shares do not sum to the number of levels"],
     ),
-    ("adapt_curve", without("adapt_curve", 0), ["does not begin before the first step"]),
-    ("adapt_curve", set_to("adapt_curve", 1, tokens=0), ["a step without tokens"]),
-    ("adapt_curve", set_to("adapt_curve", 2, seconds=0.5), ["time runs backwards"]),
-    ("adapt_curve", set_to("adapt_curve", 2, learning_rate=-1.0), ["learning rate below zero"]),
-    ("adapt_curve", set_to("adapt_curve", 2, train_loss=-0.1), ["loss below zero"]),
-    ("adapt_curve", set_to("adapt_curve", 2, train_loss=None), ["a step without a loss"]),
-    ("adapt_curve", set_to("adapt_curve", 1, valid_auc=1.5), ["AUC is not between 0 and 1"]),
+    *(
+        case
+        for curve in ("adapt_curve", "tune_curve")
+        for case in (
+            (curve, without(curve, 0), ["does not begin before the first step"]),
+            (curve, set_to(curve, 1, tokens=0), ["a step without tokens"]),
+            (curve, set_to(curve, 2, seconds=0.5), ["time runs backwards"]),
+            (curve, set_to(curve, 2, learning_rate=-1.0), ["learning rate below zero"]),
+            (curve, set_to(curve, 2, train_loss=-0.1), ["loss below zero"]),
+            (curve, set_to(curve, 2, train_loss=None), ["a step without a loss"]),
+            (curve, set_to(curve, 1, valid_auc=1.5), ["AUC is not between 0 and 1"]),
+        )
+    ),
     ("user_factors", without("user_factors", 0), ["no factor for this user of train"]),
     ("user_factors", with_copy("user_factors", 0, user_id=7), ["factor of an unknown user"]),
     ("user_factors", set_to("user_factors", 0, n_events=-1), ["count below zero"]),
     ("item_factors", without("item_factors", 2), ["no factor for this item"]),
     ("item_factors", with_copy("item_factors", 0, item_id=99), ["factor of an unknown item"]),
     ("item_factors", set_to("item_factors", 0, n_events=-1), ["count below zero"]),
-    ("user_tokens", without("user_tokens", 0), ["no tokens for this user"]),
-    ("user_tokens", with_copy("user_tokens", 0, user_id=7), ["tokens of a user without a factor"]),
-    ("user_tokens", set_to("user_tokens", 0, tokens=[0.0, 0.0]), ["tokens are zero"]),
-    ("item_tokens", without("item_tokens", 0), ["no tokens for this item"]),
+    ("tune_valid", with_copy("tune_valid", 0, row=7), ["logit of no valid row"]),
+    ("tune_valid", with_copy("tune_valid", 0, split="test"), ["logit of no valid row"]),
     (
-        "item_tokens",
-        with_copy("item_tokens", 0, item_id=99),
-        ["tokens of an item without a factor"],
+        "user_token_inputs",
+        with_copy("user_token_inputs", 0, user_id=7),
+        ["inputs of an unknown user"],
     ),
-    ("item_tokens", set_to("item_tokens", 0, tokens=[0.0, 0.0]), ["tokens are zero"]),
+    (
+        "item_token_inputs",
+        with_copy("item_token_inputs", 0, item_id=99),
+        ["inputs of an unknown item"],
+    ),
+    ("warm_token_inputs", without("warm_token_inputs", 2), ["no inputs for this text"]),
+    (
+        "warm_token_inputs",
+        with_copy("warm_token_inputs", 0, item_id=99),
+        ["inputs of an unknown item"],
+    ),
+    ("warm_token_inputs", set_to("warm_token_inputs", 0, input=[0.0, 0.0]), ["inputs are zero"]),
+    ("user_tokens", without("user_tokens", 0), ["no tokens for this user"]),
+    ("user_tokens", with_copy("user_tokens", 0, user_id=7), ["tokens of a user without inputs"]),
+    ("user_tokens", set_to("user_tokens", 0, tokens=[0.0, 0.0]), ["tokens are zero"]),
+    *(
+        case
+        for tokens in ("item_tokens", "warm_tokens")
+        for case in (
+            (tokens, without(tokens, 0), ["no tokens for this item"]),
+            (tokens, with_copy(tokens, 0, item_id=99), ["tokens of an item without inputs"]),
+            (tokens, set_to(tokens, 0, tokens=[0.0, 0.0]), ["tokens are zero"]),
+        )
+    ),
+    ("token_norms", set_to("token_norms", 0, kind="sink"), ["no such kind"]),
+    ("token_norms", set_to("token_norms", 0, n_tokens=0), ["no tokens, or tokens without numbers"]),
+    ("token_norms", set_to("token_norms", 0, n_rows=-1), ["rows below zero"]),
+    (
+        "token_norms",
+        set_to("token_norms", 0, norm_ratio=None),
+        ["a length without rows, or rows without one"],
+    ),
+    ("token_norms", set_to("token_norms", 0, norm_ratio=0.0), ["tokens without length"]),
     ("publications", set_to("publications", 0, version=0), ["version is not positive"]),
     ("publications", set_to("publications", 0, alias=""), ["empty alias"]),
     ("publications", set_to("publications", 0, run_key="short"), ["run key is not a sha256"]),
-    ("ctr_scores", without("ctr_scores", 0), ["row without a score"]),
-    ("ctr_scores", with_copy("ctr_scores", 0, split="train"), ["score of no row"]),
+    ("candidates", with_copy("splits", 1, row=1), ["row of the split is missing"]),
+    ("candidates", with_copy("candidates", 0, row=7), ["candidate is no row of the split"]),
+    ("candidates", set_to("candidates", 0, label=0), ["candidate does not read as its row"]),
+    ("candidates", set_to("candidates", 2, label=1), ["a proposed candidate has a label"]),
+    (
+        "candidates",
+        with_copy("candidates", 2, row=1),
+        ["user and item were proposed twice"] * 2,
+    ),
+    ("candidates", set_to("candidates", 2, user_id=9), ["user has no history"]),
+    (
+        "candidates",
+        set_to("candidates", 2, history_end=1),
+        ["history does not end with what the day knows"],
+    ),
+    ("candidates", set_to("candidates", 2, item_id=99), ["item is not in the catalogue"]),
+    ("candidates", set_to("candidates", 0, version=0), ["version is not positive"]),
+    (
+        "candidates",
+        set_to("candidates", 0, version=2),
+        ["candidates of more than one version"] * 3,
+    ),
+    ("ctr_scores", without("ctr_scores", 0), ["candidate without a score"]),
+    ("ctr_scores", with_copy("ctr_scores", 0, split="train"), ["score of no candidate"]),
     (
         "ctr_scores",
         set_to("ctr_scores", 0, label=0),
-        ["user, item, label or warm flag is not that of the row"],
-    ),
-    (
-        "ctr_scores",
-        set_to("ctr_scores", 0, item_id=10),
-        ["user, item, label or warm flag is not that of the row"],
+        ["user, item, label or warm flag is not that of the candidate"],
     ),
     (
         "ctr_scores",
@@ -880,12 +950,10 @@ PLANTED = [
     ),
     (
         "ctr_scores",
-        set_to("ctr_scores", 0, probability=0.0),
-        ["probability is not between 0 and 1"],
+        set_to("ctr_scores", 0, logit=2.0, probability=0.5),
+        ["probability falls where the logit rises"],
     ),
-    ("ctr_scores", set_to("ctr_scores", 0, logit=-1.0), ["logit and probability disagree"]),
-    ("ctr_scores", set_to("ctr_scores", 0, version=0), ["version is not positive"]),
-    ("ctr_scores", set_to("ctr_scores", 0, version=2), ["scores from more than one version"] * 2),
+    ("ctr_scores", set_to("ctr_scores", 0, version=2), ["version is not that of the candidate"]),
     ("llm_scores", with_copy("llm_scores", 0, row=7), ["score of no row"]),
     ("llm_scores", with_copy("splits", 2, row=1), ["row without a score"]),
     (
@@ -916,6 +984,12 @@ PLANTED = [
         ["value is not between -1 and 1"],
     ),
     ("llm_diagnostics", set_to("llm_diagnostics", 2, value=-1.0), ["lift below zero"]),
+    (
+        "llm_diagnostics",
+        set_to("llm_diagnostics", 5, value=-1.5),
+        ["value is not between -1 and 1"],
+    ),
+    ("llm_diagnostics", set_to("llm_diagnostics", 6, value=-0.5), ["log loss below zero"]),
 ]
 
 

@@ -1,20 +1,17 @@
-"""What the store returns, as other libraries hold it, and soft tokens projected on read."""
+"""What the store returns, as other libraries hold it."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from safetensors.numpy import save_file
 from store_workload import vector_rows
 
-from embedding_store import EmbeddingStore, TableSpec, open_version
-from embedding_store.errors import BadInput, IdNotFound, Incompatible, NotFound
+from embedding_store import EmbeddingStore, TableSpec
+from embedding_store.errors import BadInput, IdNotFound, Incompatible
 from embedding_store.outputs import to_pandas, to_polars, version_of
-from embedding_store.soft_tokens import project
 
 
 @pytest.fixture
@@ -100,130 +97,3 @@ def test_a_table_that_does_not_say_its_version_is_not_passed_on(version):
         to_polars(pa.table({"a": [1]}))
     with pytest.raises(BadInput, match="does not say which version"):
         version_of(version["table"].to_arrow().replace_schema_metadata(None))
-
-
-# -- soft tokens ---------------------------------------------------------------------------------
-
-
-def projector(d_cf, n_hidden, d_llm, seed=0):
-    random = np.random.default_rng(seed)
-    shapes = {
-        "hidden.weight": (n_hidden, d_cf),
-        "hidden.bias": (n_hidden,),
-        "output.weight": (d_llm, n_hidden),
-        "output.bias": (d_llm,),
-    }
-    return {
-        name: (random.normal(size=shape) / shape[-1] ** 0.5).astype("f4")
-        for name, shape in shapes.items()
-    }
-
-
-def with_tokens(tmp_path, weights, *, materialised, factors, scale=0.25, recipe=None):
-    """A version with item factors, perhaps their tokens as torch makes them, and the projector."""
-    torch = pytest.importorskip("torch")
-    save_file({**weights, "global_bias": np.zeros(1, "f4")}, tmp_path / "p.safetensors")
-    tensors = {name: torch.tensor(one) for name, one in weights.items()}
-    hidden = torch.nn.functional.gelu(
-        torch.tensor(factors) @ tensors["hidden.weight"].T + tensors["hidden.bias"]
-    )
-    made = (hidden @ tensors["output.weight"].T + tensors["output.bias"]).numpy()
-    tokens = (made.astype("f8") * scale).astype("f4")
-    ids = [f"i{n:04d}" for n in range(len(factors))]
-    tables = {"item_factors": TableSpec(vector_rows(ids, factors), "item_id", "vector")}
-    said = {"factors": "item_factors", "projector": "p.safetensors", "scale": scale, "n_tokens": 2}
-    if materialised:
-        tables["item_tokens"] = TableSpec(vector_rows(ids, tokens), "item_id", "vector")
-        said["tokens"] = "item_tokens"
-    root = tmp_path / f"store-{materialised}"
-    EmbeddingStore(root).publish(
-        tables,
-        run_key="run",
-        day="2026-03-01",
-        files={"p.safetensors": tmp_path / "p.safetensors"},
-        attributes={"soft_tokens": {"item": said if recipe is None else recipe}},
-    )
-    return open_version(root, 1), tokens
-
-
-def test_a_projection_is_the_one_worked_out_by_hand():
-    weights = {
-        "hidden.weight": np.array([[1, 0], [0, 2]], "f4"),
-        "hidden.bias": np.array([0, 1], "f4"),
-        "output.weight": np.array([[1, 0], [0, 1], [1, 1]], "f4"),
-        "output.bias": np.array([0, 10, 0], "f4"),
-    }
-    # gelu(1) = 0.8413447, gelu(0) = 0, gelu(-1) = -0.1586553, gelu(3) = 2.9959503
-    found = project(np.array([[1, -0.5], [-1, 1]], "f4"), weights, 2.0)
-    expected = [[1.6826895, 20.0, 1.6826895], [-0.3173105, 25.9919006, 5.6745901]]
-    assert found == pytest.approx(np.array(expected), abs=1e-6)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 1e-3)])
-def test_tokens_projected_on_read_are_those_that_torch_materialised(tmp_path, dtype, tolerance):
-    factors = 3 * np.random.default_rng(1).normal(size=(300, 16)).astype("f4")
-    version, tokens = with_tokens(
-        tmp_path, projector(16, 64, 48), materialised=True, factors=factors
-    )
-    ids = ["i0007", "i0299", "i0007", "i0000"]
-    expected = tokens[[7, 299, 7, 0]].reshape(4, 2, 24)
-    for source in ("projected", "materialised", "auto"):
-        found = version.soft_tokens("item", ids, dtype=dtype, source=source)
-        assert (found.shape, found.dtype) == ((4, 2, 24), np.dtype(dtype))
-        assert np.abs(found.astype("f4") - expected).max() <= tolerance
-    exact = version.soft_tokens("item", ids)
-    assert (exact == expected).all()  # the table is taken where there is one
-
-
-def test_tokens_that_are_not_materialised_are_projected(tmp_path):
-    factors = np.random.default_rng(2).normal(size=(20, 8)).astype("f4")
-    version, tokens = with_tokens(
-        tmp_path, projector(8, 32, 10), materialised=False, factors=factors
-    )
-    found = version.soft_tokens("item", version["item_factors"].ids)
-    assert found.reshape(20, 10) == pytest.approx(tokens, abs=1e-5)
-    with pytest.raises(NotFound, match="no table of item tokens"):
-        version.soft_tokens("item", ["i0001"], source="materialised")
-    with pytest.raises(NotFound, match="says nothing of soft tokens of 'user'; there is: item"):
-        version.soft_tokens("user", [1])
-    with pytest.raises(IdNotFound, match="'zz'"):
-        version.soft_tokens("item", ["zz"])
-    with pytest.raises(BadInput, match="float32 or float16"):
-        version.soft_tokens("item", ["i0001"], dtype="int8")
-    with pytest.raises(BadInput, match="source='both'"):
-        version.soft_tokens("item", ["i0001"], source="both")
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({"hidden.weight": np.zeros((4, 8), "f4")}, "it has no hidden.bias, output.weight"),
-        (projector(6, 4, 4), "the projector takes 6 dimensions, the factors have 8"),
-    ],
-)
-def test_a_file_that_is_not_the_projector_of_these_factors_is_refused(tmp_path, weights, message):
-    save_file(weights, tmp_path / "p.safetensors")
-    said = {"factors": "f", "projector": "p.safetensors", "scale": 1.0, "n_tokens": 1}
-    EmbeddingStore(tmp_path / "store").publish(
-        {"f": TableSpec(vector_rows([1], np.ones((1, 8))), "item_id", "vector")},
-        run_key="run",
-        day="2026-03-01",
-        files={"p.safetensors": tmp_path / "p.safetensors"},
-        attributes={"soft_tokens": {"item": said}},
-    )
-    with pytest.raises(Incompatible, match=message):
-        open_version(tmp_path / "store", 1).soft_tokens("item", [1])
-
-
-def test_soft_tokens_need_neither_torch_nor_an_index_library(tmp_path):
-    factors = np.ones((2, 8), "f4")
-    with_tokens(tmp_path, projector(8, 4, 4), materialised=False, factors=factors)
-    code = f"""
-import sys
-from embedding_store.lookup import open_version
-version = open_version({str(tmp_path / "store-False")!r}, 1)
-assert version.soft_tokens("item", ["i0001"]).shape == (1, 2, 2)
-loaded = [name for name in ("torch", "faiss", "duckdb", "polars") if name in sys.modules]
-assert not loaded, loaded
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -18,7 +18,7 @@ from tests.llm.tastes import commit, tables
 from tests.tiny_backbone import write_tiny_backbone
 
 QUICK: dict[str, object] = {
-    "learning_rate": 0.01,
+    "learning_rate": 0.1,
     "warmup_steps": 2,
     "step_tokens": 600,
     "eval_steps": 5,

@@ -20,6 +20,7 @@ from jobs.datasets import (
     HISTORIES,
     ITEM_TEXTS,
     ITEMS,
+    LLM_DIAGNOSTICS,
     SPLITS,
     TUNE_VALID,
     Dataset,
@@ -248,3 +249,11 @@ def test_proposed_rows_of_an_llm_on_top_of_a_control_are_refused():
     day = DayTables(pa.table({}), pa.table({}), pa.table({}), "Movie")
     with pytest.raises(JobError, match="take candidates --of rows"):
         asked_of(candidates, None, day, np.zeros(1, np.float32))
+
+
+def test_diagnostics_look_into_a_published_version(night: Home, tiny_folder: Path) -> None:
+    few = {"n_rows": 12, "knockout_rows": 0, "dtype": "float32"}
+    run_job("diagnostics", night, model=str(tiny_folder), version=1, **few)
+    table = read(night, LLM_DIAGNOSTICS)
+    kinds = pc.unique(table.filter(pc.equal(table["measure"], "intervention"))["kind"])
+    assert set(kinds.to_pylist()) == {"user", "item", "all"}
