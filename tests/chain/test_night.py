@@ -23,7 +23,6 @@ from jobs.launch import NIGHTLY, TUNING
 from tests.chain.conftest import TOKENS, Night
 from tests.conftest import DAY
 
-
 JOBS = [job for job in NIGHTLY if job not in TUNING]
 
 
