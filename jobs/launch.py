@@ -56,7 +56,7 @@ AFTER_LAST_NIGHT = ("distil", "codebook", "align")
 
 # These tune the LLM and make its soft tokens; a night without them serves the factors alone.
 TUNING = ("adapt", "tune", "project")
-TUNING_TOKENS = 20_000  # that a stage reads by default: minutes on a CPU; a GPU reads an epoch
+TUNING_TOKENS = 0  # that a stage reads unless somebody asks: a GPU reads an epoch, a CPU 20,000
 # An adapter of stage 1 serves so many days before the next one is trained.
 ADAPTER_DAYS = 7
 

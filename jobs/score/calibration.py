@@ -125,8 +125,9 @@ def fitted_link(model: str, labels: NDArray[np.int8], logits: Logits) -> Link:
     For one model Platt's sigmoid(a * logit + c) (Platt 1999), for several their blend; found by
     Newton's method with a small ridge on standardised logits, in sums whose order is fixed: the
     same rows give the same link. The identity is kept, and the reason said, where the rows are too
-    few, where a line tells the classes apart (the likelihood has no maximum), or where a higher
-    logit of a single model does not mean a higher chance.
+    few, where a line tells the classes apart (the likelihood has no maximum), or where no model's
+    higher logit means a higher chance. In a blend such a model gets no weight: a negative one would
+    be chance, and the blend is never worse for a model that has learned nothing.
 
     Args:
         model: in `INPUTS`.
@@ -140,7 +141,7 @@ def fitted_link(model: str, labels: NDArray[np.int8], logits: Logits) -> Link:
     if fewest < _FEWEST:
         why = f"{n_positives} of {len(labels)} rows are positive; {_FEWEST} of each are needed"
     else:
-        fit = _logistic(np.stack([logits[name] for name in link.inputs], axis=1), labels)
+        fit = _non_negative(np.stack([logits[name] for name in link.inputs], axis=1), labels)
         why = _refusal(fit, link.inputs)
         if why is None:
             link = link.model_copy(
@@ -169,9 +170,22 @@ class _Fit(NamedTuple):
 def _refusal(fit: _Fit, inputs: tuple[str, ...]) -> str | None:
     if fit.is_separating:
         return "the logits tell the two classes apart without an error"
-    if len(inputs) == 1 and fit.coefficients[0] <= 0:
-        return f"a higher logit does not mean a higher chance (slope {fit.coefficients[0]:.3g})"
+    if not (fit.coefficients > 0).any():
+        slopes = ", ".join(f"{each:.3g}" for each in fit.coefficients)
+        return f"a higher logit does not mean a higher chance (slope {slopes})"
     return None
+
+
+def _non_negative(features: NDArray[np.float32], labels: NDArray[np.int8]) -> _Fit:
+    """Logistic regression in which a feature whose weight would be negative has none."""
+    fit = _logistic(features, labels)
+    kept = fit.coefficients > 0
+    if kept.all() or not kept.any():
+        return fit
+    rest = _non_negative(features[:, kept], labels)
+    coefficients = np.zeros(len(kept))
+    coefficients[kept] = rest.coefficients
+    return rest._replace(coefficients=coefficients)
 
 
 def _logistic(features: NDArray[np.float32], labels: NDArray[np.int8]) -> _Fit:

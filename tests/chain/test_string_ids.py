@@ -101,13 +101,17 @@ class Games:
         return pq.read_table(self.home.output(dataset, AS_OF))
 
 
+TOKENS = "5000"  # that each stage of tuning reads
+
+
 @pytest.fixture(scope="module")
 def games(tmp_path_factory: pytest.TempPathFactory) -> Games:
     folder = tmp_path_factory.mktemp("games")
     rows, model = write_games(folder / "games"), write_tiny_backbone(folder / "backbone")
     home = Home(folder / "home")
     source = folder / "games" / "tidemark.yaml"
-    done = run_tidemark(home, "run", "--source", str(source), "--model", str(model))
+    words = ("run", "--source", str(source), "--model", str(model), "--tokens", TOKENS)
+    done = run_tidemark(home, *words)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return Games(home, source, model, rows, done.stdout)
 
@@ -189,7 +193,7 @@ def test_every_valid_and_test_row_is_scored_and_better_than_by_chance(games: Gam
 
 
 def test_a_second_night_redoes_nothing(games: Games) -> None:
-    words = ("run", "--source", str(games.source), "--model", str(games.model))
+    words = ("run", "--source", str(games.source), "--model", str(games.model), "--tokens", TOKENS)
     done = run_tidemark(games.home, *words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("unchanged in") == len(NIGHTLY)

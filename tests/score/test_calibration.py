@@ -52,6 +52,17 @@ def test_a_planted_blend_is_found():
     assert link.intercept == pytest.approx(-0.7, abs=0.05)
 
 
+def test_a_model_whose_weight_would_be_negative_has_none_in_a_blend():
+    labels, logits = planted(3, 2_000)
+    opposite = {"llm": -logits["llm"], "mf": logits["mf"]}
+    link = fitted_link("fused", labels, opposite)
+    assert link.is_fitted
+    assert link.coefficients[0] == 0
+    alone = fitted_link("mf", labels, {"mf": logits["mf"]})
+    assert link.coefficients[1] == pytest.approx(alone.coefficients[0], rel=1e-9)
+    assert link.intercept == pytest.approx(alone.intercept, rel=1e-9)
+
+
 def test_the_likelihood_has_its_maximum_there():
     labels, logits = planted(1, 500)
     link = fitted_link("fused", labels, logits)
