@@ -8,8 +8,8 @@ says so and redoes nothing.
 clear the task. Outputs appear only when they are whole, so a retry is harmless. A failed `check_`
 task means that the table before it holds rows that break `sql/checks`; no later task reads it.
 
-**Adapt, tune, project skipped?** The parameter `tokens` is 0: this night tunes no LLM, and the factors
-score alone. With tokens, `adapt` runs once in seven nights; on the others the last adapter serves.
+**Adapt, tune, project skipped?** The parameter `tokens` is 0: this night tunes no LLM, and the
+factors score alone. With tokens, `adapt` runs once in seven nights; the last adapter serves else.
 
 **Announce skipped?** The version was published, but `production` was not moved to it: it failed a
 gate, or it is the backfill of an older day. The message says which. It stays readable by its
