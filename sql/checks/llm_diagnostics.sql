@@ -20,12 +20,10 @@ judged as (
                 figure in ('mass', 'share', 'sink_free', 'auc', 'uauc')
                 and value not between -1e-4 and 1.0001
                 then 'value is not between 0 and 1'
-            when
-                figure in ('delta_auc', 'delta_uauc') and value not between -1.0001 and 1.0001
-                then 'value is not between -1 and 1'
             when figure = 'lift' and value < -1e-4 then 'lift below zero'
             when
-                measure = 'intervention' and figure like '%auc%' and abs(value) > 1.0001
+                (figure like 'delta_%' or (measure = 'intervention' and figure like '%auc%'))
+                and abs(value) > 1.0001
                 then 'value is not between -1 and 1'
             when
                 measure = 'intervention' and figure like '%log_loss'

@@ -9,6 +9,12 @@ import pyarrow as pa
 VECTOR = pa.list_(pa.float32(), 2)
 
 SCHEMAS = {
+    "control_logits": {
+        "split": pa.string(),
+        "row": pa.int32(),
+        "logit": pa.float32(),
+        "frozen_logit": pa.float32(),
+    },
     "tune_valid": {
         "split": pa.string(),
         "row": pa.int32(),
@@ -41,6 +47,10 @@ def sound_tokens() -> dict[str, list[dict[str, Any]]]:
     norms = {"mapper": "mlp", "n_tokens": 1, "d_llm": 2, "scale": 0.5, "is_materialised": True}
     lengths = {"mean_norm": 1.0, "norm_ratio": 0.5}
     return {
+        "control_logits": [
+            {"split": split, "row": 0, "logit": 0.5, "frozen_logit": frozen}
+            for split, frozen in (("train", None), ("valid", 0.25), ("test", 0.25))
+        ],
         "tune_valid": [{"split": "valid", "row": 0, "logit": 1.0, "offset": 0.0}],
         "user_token_inputs": [{"user_id": user, "input": [0.0, 1.0]} for user in users],
         "item_token_inputs": [

@@ -871,6 +871,23 @@ PLANTED = [
     ("item_factors", without("item_factors", 2), ["no factor for this item"]),
     ("item_factors", with_copy("item_factors", 0, item_id=99), ["factor of an unknown item"]),
     ("item_factors", set_to("item_factors", 0, n_events=-1), ["count below zero"]),
+    ("control_logits", with_copy("control_logits", 0, row=7), ["logit of no row"]),
+    ("control_logits", without("control_logits", 1), ["row without a logit"]),
+    (
+        "control_logits",
+        set_to("control_logits", 2, logit=float("inf")),
+        ["logit is not finite"],
+    ),
+    (
+        "control_logits",
+        set_to("control_logits", 0, frozen_logit=0.5),
+        ["frozen logits are of valid and test rows, all of them"],
+    ),
+    (
+        "control_logits",
+        set_to("control_logits", 1, frozen_logit=None),
+        ["frozen logits are of valid and test rows, all of them"],
+    ),
     ("tune_valid", with_copy("tune_valid", 0, row=7), ["logit of no valid row"]),
     ("tune_valid", with_copy("tune_valid", 0, split="test"), ["logit of no valid row"]),
     (
