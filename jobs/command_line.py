@@ -63,6 +63,8 @@ class _FlagsOfCostly(_Flags):
 def _explain(error: ValidationError) -> str:
     return "; ".join(
         f"--{'-'.join(str(part) for part in e['loc']).replace('_', '-')} {e['input']!r}: {e['msg']}"
+        if e["loc"]
+        else e["msg"].removeprefix("Value error, ")  # of several flags together; it names them
         for e in error.errors()
     )
 

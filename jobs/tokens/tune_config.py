@@ -181,7 +181,9 @@ def _preset(name: str, fields: set[str]) -> dict[str, Any]:
         path = PRESETS / f"{name if _NAME.fullmatch(name) else '-'}.toml"
     if not path.is_file():
         there = ", ".join(sorted(each.stem for each in PRESETS.glob("*.toml")))
-        raise ValueError(f"there is no such preset; there is: {there}; or give a .toml file")
+        raise ValueError(
+            f"--preset {name}: there is no such preset; there is: {there}; or give a .toml file"
+        )
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
