@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -165,27 +166,37 @@ def check_backbone(adapter: AdapterFiles, files: BackboneFiles) -> None:
 
 
 def load_adapter(backbone: Backbone, adapter: AdapterFiles) -> None:
-    """Change a loaded backbone, in place, into the one that was trained; no gradients, eval mode.
-
-    In float32 the adapter is added to the weights and costs nothing afterwards. In any other
-    precision it is kept beside them, for the sum would be rounded.
+    """Change a loaded backbone, in place, into the one that was trained; see `put_in`.
 
     Raises:
         AdapterError: it was trained in another backbone, or its shapes do not fit.
     """
     check_backbone(adapter, backbone.files)
+    put_in(backbone, adapter.config, adapter.tensors())
+
+
+def put_in(
+    backbone: Backbone, described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Change a loaded backbone, in place, into the one with a LoRA; no gradients, eval mode.
+
+    In float32 the adapter is added to the weights and costs nothing afterwards. In any other
+    precision it is kept beside them, for the sum would be rounded.
+
+    Args:
+        backbone: the one that the LoRA was trained in.
+        described: peft's description: r, lora_alpha, target_modules.
+        tensors: A and B of each layer, by peft's names.
+
+    Raises:
+        AdapterError: the shapes do not fit.
+    """
     model: Any = backbone.model  # its methods carry no types
-    tensors = adapter.tensors()
+    rank, alpha = int(described["r"]), float(described["lora_alpha"])
     if model.dtype == torch.float32:
-        fold(model, tensors, adapter.scale)
+        fold(model, tensors, alpha / rank)
         return
-    learned = inject(
-        model,
-        rank=adapter.rank,
-        alpha=float(adapter.config["lora_alpha"]),
-        dropout=0.0,
-        targets=list(adapter.config["target_modules"]),
-        seed=0,
-    )
+    targets = list(described["target_modules"])
+    learned = inject(model, rank=rank, alpha=alpha, dropout=0.0, targets=targets, seed=0)
     assign(learned, tensors)
     model.requires_grad_(False).eval()

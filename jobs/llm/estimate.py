@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
 import numpy as np
 import torch
 
+from jobs import manifest
 from jobs.llm.course import CourseConfig, planned_steps
 from jobs.llm.schedule import Step
 from jobs.llm.training import Rows, Trainer
@@ -22,8 +21,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most memory that was held at once: on a GPU by torch, on a CPU by the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return manifest.peak_memory_bytes()
 
 
 def estimate_of(trainer: Trainer, train: Rows, valid: Rows, config: CourseConfig) -> dict[str, Any]:

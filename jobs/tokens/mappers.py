@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -52,7 +53,7 @@ _RECORDED: dict[MapperKind, tuple[str, ...]] = {
 }
 
 
-class Mapper(nn.Module):
+class Mapper(nn.Module, ABC):
     """(n, d_in) -> (n, n_tokens, d_llm), times one learned number.
 
     Attributes:
@@ -65,9 +66,9 @@ class Mapper(nn.Module):
         self.facts = facts
         self.scale = nn.Parameter(torch.ones(()))
 
+    @abstractmethod
     def mapped(self, inputs: Tensor) -> Tensor:
         """(n, d_in) -> (n, n_tokens, d_llm), before the scale."""
-        raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, d_in) -> (n, n_tokens, d_llm)."""
@@ -113,9 +114,9 @@ class Mapper(nn.Module):
         self.scale.fill_(1.0)
 
     @property
+    @abstractmethod
     def last_layer(self) -> nn.Linear:
         """The one whose output is tokens."""
-        raise NotImplementedError
 
     def named_tensors(self, prefix: str) -> Tensors:
         """Float32 copies of all weights, named `<prefix>.<weight>`, as TOKEN_WEIGHTS has them."""

@@ -8,9 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -25,9 +23,9 @@ from jobs.datasets import (
 )
 from jobs.errors import JobError, SourceError
 from jobs.job import Run
+from jobs.llm.adapters import put_in
 from jobs.llm.attention import suit_attention
 from jobs.llm.backbone import Backbone
-from jobs.llm.lora import assign, fold, inject
 from jobs.llm.reading import Reader, ReadingConfig
 from jobs.llm.scoring import Scorer
 from jobs.llm.steering import steerable
@@ -128,7 +126,8 @@ class Tuned:
                 f"({backbone.files.fingerprint[:12]}...); give the --model they were tuned in"
             )
         self.files, self.backbone = files, backbone
-        _put_in(backbone, files.config["adapter"], files.adapter)
+        if files.config["adapter"] is not None and files.adapter:
+            put_in(backbone, files.config["adapter"], files.adapter)
 
     def reader(self, splits: pa.Table, histories: pa.Table, texts: pa.Table, noun: str) -> Reader:
         """Reads rows as they were read in training.
@@ -181,19 +180,3 @@ class Tuned:
                 say,
                 conditions=soft,
             )
-
-
-def _put_in(backbone: Backbone, described: Mapping[str, Any] | None, tensors: Tensors) -> None:
-    """Change the backbone into the one with the LoRA, as `load_adapter` does."""
-    if described is None or not tensors:
-        return
-    model: Any = backbone.model  # its methods carry no types
-    rank, alpha = int(described["r"]), float(described["lora_alpha"])
-    given = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-    if model.dtype == torch.float32:
-        fold(model, given, alpha / rank)
-        return
-    targets = list(described["target_modules"])
-    learned = inject(model, rank=rank, alpha=alpha, dropout=0.0, targets=targets, seed=0)
-    assign(learned, given)
-    model.requires_grad_(False).eval()

@@ -126,7 +126,7 @@ def test_stream_packing_equals_one_prompt_a_row_of_the_same_history(
     reader = reader_of(tuned, run)
     stream = reader.rows("valid")
     window = tuned.files.reading.chosen_packing().window
-    alone = list(RowPacking(window).pack(reader._events(("valid",), "online"), reader.prompt))
+    alone = reader.rows("valid", packing=RowPacking(window)).sequences
     with tuned.scorer(reader, 400) as scorer:
         packed = dict(zip(*scorer.score(stream.sequences), strict=True))
         single = dict(zip(*scorer.score(alone), strict=True))
