@@ -1,151 +1,89 @@
-"""Nightly embeddings: raw files in; one published version, its scores and its report out.
+"""Nightly embeddings: the tables of a day in; one published version of the store out.
 
-**Schedule** 04:00 UTC, for the day *D* of the run: everything is fitted on what was known before
-*D* 00:00 UTC. Any day can be run again, in any order; a task whose inputs and config did not change
-says so and redoes nothing.
+**Starts** on the event `prepared_days`, whose partition is the day *D*: one run for each day that
+`nightly_features` finishes. By hand: parameter `day`. One run at a time; runs go in the order of
+their events. Items whose text and adapter did not change are carried over from last night's
+version, alignment starts from its factors, tuning goes on from its soft tokens within `tokens`.
 
-**When a task fails** the last lines of its log say what was wrong, where, and what to do; then
-clear the task. Outputs appear only when they are whole, so a retry is harmless. A failed `check_`
-task means that the table before it holds rows that break `sql/checks`; no later task reads it.
+**A task failed?** The last lines of its log say what was wrong and what to do; then clear the task.
+Production serves the night before until a whole new version has passed its gates.
 
-**Adapt, tune, project skipped?** The parameter `tokens` is 0: this night tunes no LLM, and the
-factors score alone. With tokens, `adapt` runs once in seven nights; the last adapter serves else.
+- `distil`, `tune` out of memory: another process holds the card, or pool `gpu` has too many slots.
+- `tune`, "begin anew without --init-tokens": run again with parameter `anew`.
+- exit status 75: the same job of that day still runs elsewhere; the retry waits for it.
 
-**Announce skipped?** The version was published, but `production` was not moved to it: it failed a
-gate, or it is the backfill of an older day. The message says which. It stays readable by its
-number, it is scored and reported, and the night before stays in production.
+**`announce_versions` skipped?** The version is published and readable by its number, but
+`production` was not moved: it failed a gate, or the day is older than production's (a backfill).
+`publish` says which. To score it all the same: trigger `offline_scoring` with `day` and `version`.
+
+**tune, project skipped?** The parameter `tokens` is 0: the factors score alone.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
-from typing import Any
 
-import pendulum
-from airflow.sdk import Asset, Param, dag, task
-from airflow.sdk.exceptions import AirflowSkipException
-
-from jobs.datasets import EMBEDDING_VERSIONS_URI
-from jobs.launch import TUNING_TOKENS, command, tuning_flags
-
-EMBEDDING_VERSIONS = Asset(name="embedding_versions", uri=EMBEDDING_VERSIONS_URI)
-# Commands are rendered once more as templates, so a brace in a parameter is refused.
-PLAIN = {"type": "string", "minLength": 1, "pattern": r"^[^{}]+$"}
-
-
-@task.bash
-def run(job: str, flags: dict[str, str], *, ds: str) -> str:
-    """One job of the day."""
-    return command(job, **flags, day=ds)
-
-
-@task.bash
-def run_after_last_night(job: str, flags: dict[str, str], previous: str, *, ds: str) -> str:
-    """One job of the day, with the number of last night's version if there is one."""
-    return command(job, **flags, previous_version=json.loads(previous)["version"], day=ds)
-
-
-@task.bash
-def run_tuning(job: str, previous: str, *, ds: str, params: Any) -> str:
-    """One job that the adapter of this night concerns: it is trained, or used."""
-    said, tokens = json.loads(previous), params["tokens"]
-    adapter = said["adapter"] if tokens else None
-    if adapter is None and job != "distil":
-        raise AirflowSkipException("this night tunes no LLM")
-    if job == "adapt" and adapter != ds:
-        raise AirflowSkipException(f"the adapter of {adapter} still serves")
-    flags = {
-        "adapt": tuning_flags(tokens),
-        "distil": {"adapter": adapter, "previous_version": said["version"]},
-        "tune": {"adapter": adapter, **tuning_flags(tokens)},
-    }
-    return command(job, **flags[job], model=params["model"], day=ds)
-
-
-@task.bash
-def run_on_version(job: str, published: str, flags: dict[str, str], *, ds: str) -> str:
-    """One job of the day, on the version that `publish` named in its last line."""
-    return command(job, version=json.loads(published)["version"], **flags, day=ds)
-
-
-@task(outlets=[EMBEDDING_VERSIONS])
-def announce(published: str, *, ds: str, outlet_events: Any) -> None:
-    """Tell the scheduler that an alias has moved; consumers dedupe by version."""
-    said = json.loads(published)
-    if not said["promoted"]:
-        raise AirflowSkipException(f"version {said['version']} was not promoted: {said.get('why')}")
-    outlet_events[EMBEDDING_VERSIONS].extra = {"day": ds, "version": said["version"]}
+from airflow.sdk import PartitionedAssetTimetable, dag, task_group
+from jobs_as_tasks import (
+    ADAPTER,
+    AFTER_SKIPPED,
+    ANEW,
+    DAY,
+    DEFAULTS,
+    FULL_TOKENS,
+    MODEL,
+    ON_GPU,
+    PREPARED_DAYS,
+    TOKENS,
+    announced,
+    check,
+    deadline,
+    run,
+)
 
 
 @dag(
-    schedule="0 4 * * *",
-    start_date=pendulum.datetime(1995, 1, 1, tz="UTC"),  # a day before it runs nothing, silently
+    schedule=PartitionedAssetTimetable(assets=PREPARED_DAYS),
     catchup=False,
     max_active_runs=1,
     doc_md=__doc__,
     tags=["tidemark", "embeddings"],
     params={
-        "source": Param("sample", description="mapping file, folder or zip; or: sample", **PLAIN),
-        "model": Param("smollm2-135m-instruct", description="hub id or folder", **PLAIN),
-        "tokens": Param(
-            TUNING_TOKENS,
-            type="integer",
-            minimum=0,
-            description="that each stage of tuning reads; more than an epoch is one; 0: no tuning",
-        ),
+        "day": DAY,
+        "model": MODEL,
+        "adapter": ADAPTER,
+        "tokens": TOKENS,
+        "full_tokens": FULL_TOKENS,
+        "anew": ANEW,
     },
-    default_args={
-        "owner": "tidemark",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=10),
-        "execution_timeout": timedelta(hours=6),
-    },
+    default_args=DEFAULTS,
+    deadline=deadline(timedelta(hours=6), "production serves the day before; see the DAG's doc"),
 )
 def nightly_embeddings() -> None:
     """Order and pools only; the work is in jobs."""
+    previous = run("previous")
 
-    def step(
-        job: str, *, pool: str = "default_pool", rule: str = "all_success", **flags: str
-    ) -> Any:
-        return run.override(task_id=job, pool=pool, trigger_rule=rule)(job, flags)
+    @task_group(prefix_group_id=False)
+    def semantics() -> None:
+        distilled = run("distil", previous=previous, **ON_GPU) >> check("distil")
+        codes = distilled >> run("codebook", previous=previous) >> check("codebook")
+        codes >> run("user_profiles") >> check("user_profiles")
 
-    def check(producer: str) -> Any:
-        return run.override(task_id=f"check_{producer}")("check", {"producer": producer})
+    @task_group(prefix_group_id=False)
+    def factors() -> None:
+        run("align", previous=previous, **ON_GPU) >> check("align")
 
-    previous = step("previous")
+    @task_group(prefix_group_id=False)
+    def soft_tokens() -> None:
+        tuned = run("tune", previous=previous, **ON_GPU) >> check("tune")
+        tuned >> run("project", **ON_GPU) >> check("project")
+        tuned >> run("calibrate", trigger_rule=AFTER_SKIPPED) >> check("calibrate")
 
-    def step_after_last_night(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
-        return run_after_last_night.override(task_id=job, pool=pool)(job, flags, previous)
+    @task_group(prefix_group_id=False)
+    def publication() -> None:
+        run("publish", trigger_rule=AFTER_SKIPPED) >> check("publish")
 
-    def tuning(job: str, rule: str = "all_success") -> Any:
-        return run_tuning.override(task_id=job, pool="gpu", trigger_rule=rule)(job, previous)
-
-    left_out_or_done = "none_failed"  # an adapter that still serves, a night without tuning
-    published = step("publish", rule=left_out_or_done)
-
-    def step_on_version(job: str, *, pool: str = "default_pool", **flags: str) -> Any:
-        return run_on_version.override(task_id=job, pool=pool)(job, published, flags)
-
-    model = "{{ params.model }}"
-    chosen, page = step_on_version("candidates"), step_on_version("report")
-    scores = step_on_version("score", pool="gpu", backbone=model)
-
-    prepared = step("ingest", source="{{ params.source }}") >> check("ingest")
-    splits = prepared >> step("splits") >> check("splits")
-    splits >> step("features") >> check("features")
-    texts = prepared >> step("item_texts") >> check("item_texts")
-    adapted = [splits, texts] >> tuning("adapt") >> check("adapt")
-    semantics = [texts, adapted] >> tuning("distil", left_out_or_done) >> check("distil")
-    codes = [splits, semantics] >> step_after_last_night("codebook") >> check("codebook")
-    profiles = codes >> step("user_profiles") >> check("user_profiles")
-    aligned = step_after_last_night("align", pool="gpu")
-    factors = profiles >> aligned >> check("align")
-    tuned = factors >> tuning("tune") >> check("tune")
-    tuned >> step("project", model=model, pool="gpu") >> check("project") >> published
-    tuned >> step("calibrate", rule=left_out_or_done) >> check("calibrate") >> published
-    published >> check("publish") >> [chosen, announce(published)]
-    chosen >> check("candidates") >> scores >> check("score") >> page
+    semantics() >> factors() >> soft_tokens() >> publication() >> announced()
 
 
 nightly_embeddings()

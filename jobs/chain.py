@@ -1,4 +1,4 @@
-"""The nightly chain as one process after the other: without Airflow, or through its DAG."""
+"""The nightly chain as one process after the other: without Airflow, or through its DAGs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from rich.console import Console
 
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.launch import AFTER_LAST_NIGHT, NIGHTLY, TUNING, arguments, tuning_flags
+from jobs.launch import NIGHTLY, arguments
+from jobs.manifest import load_manifest
+from jobs.night_flags import NightFlags
 
-DAG = "nightly_embeddings"
+DAGS = ("nightly_features", "nightly_embeddings", "offline_scoring")  # of a night, in turn
+ADAPTATION = "weekly_adapt"  # a night without an adapter begins with it
 _STARTING = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
 _JOB_LOGGER = "SubprocessHook"  # what a @task.bash prints goes through it
 _HOOKS_OWN = ("Tmp dir root", "Running command", "Output:", "Command exited")
@@ -68,39 +71,22 @@ def run_chain(
         StepFailed: a job or a check failed; it has said why.
     """
     previous = _run_job(arguments("previous", day=day), home)
-    adapter = previous["adapter"] if tokens else None
-    tuning = tuning_flags(tokens)
-    flags: dict[str, dict[str, object]] = {
-        "ingest": {"source": source},
-        "adapt": {"model": model, **tuning},
-        "distil": {"model": model, "adapter": adapter},
-        "tune": {"model": model, "adapter": adapter, **tuning},
-        "project": {"model": model},
-    }
-    left_out = TUNING if not tokens else () if adapter == str(day) else ("adapt",)
+    night = NightFlags.of_chain(day, previous, source=source, model=model, tokens=tokens)
+    version: int | None = None
     for number, job in enumerate(NIGHTLY, start=1):
         console.print(f"[bold]{number}/{len(NIGHTLY)} {job}[/]")
-        if job in left_out:
-            console.print(f"    left out: {_why(tokens, adapter)}", markup=False)
+        if why := night.why_left_out(job):
+            console.print(f"    left out: {why}", markup=False)
             continue
         started = time.monotonic()
-        given = flags.get(job, {})
-        if job in AFTER_LAST_NIGHT:
-            given = {**given, "previous_version": previous["version"]}
-        words = arguments(job, **given, force=force or None, day=day)
+        words = arguments(job, **night.of(job, version), force=force or None, day=day)
         said = _run_job(words, home)
         _run_job(arguments("check", producer=job, day=day), home)
         if job == "publish":
-            version = {"version": said["version"]}
-            flags |= {"candidates": version, "report": version}
-            flags["score"] = {**version, "backbone": model}
+            version = said["version"]
         console.print(f"    {said['status']} in {time.monotonic() - started:.1f} s")
         if why := said.get("why"):
             console.print(f"    not promoted: {why}", style="yellow", markup=False)
-
-
-def _why(tokens: int, adapter: str | None) -> str:
-    return f"the adapter of {adapter} still serves" if tokens else "this night tunes no LLM"
 
 
 # -- through Airflow -----------------------------------------------------------------------------
@@ -172,20 +158,40 @@ def _copied(lines: Iterable[str], file: Any) -> Iterator[str]:
 def run_through_airflow(
     day: date, home: Home, console: Console, *, dags: Path, source: str, model: str, tokens: int
 ) -> None:
-    """The same chain as the DAG `nightly_embeddings`, by `airflow dags test`.
+    """The same chain as the DAGs of a night in turn, by `airflow dags test`.
 
     Raises:
         StepFailed: a task failed.
     """
-    if not (dags / f"{DAG}.py").is_file():
-        raise JobError(
-            f"{dags / DAG}.py is not there; run from the project's folder or give --dags"
-        )
+    for name in (*DAGS, ADAPTATION):
+        if not (dags / f"{name}.py").is_file():
+            raise JobError(
+                f"{dags / name}.py is not there; run from the project's folder or give --dags"
+            )
     log = home.root / "runs" / f"airflow-{day}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
+    features, embeddings, scoring = DAGS
     with _throwaway_airflow(dags, home) as environment:
+
+        def test(dag: str, **params: object) -> None:
+            console.print(f"[bold]{dag}[/]", highlight=False)
+            words = ["dags", "test", dag, str(day), "--conf", json.dumps(params)]
+            _airflow(words, environment, log, console)
+
         console.print("setting up a throwaway Airflow", style="dim")
         _airflow(["db", "migrate"], environment, log, console)
-        conf = json.dumps({"source": source, "model": model, "tokens": tokens})
-        _airflow(["dags", "test", DAG, str(day), "--conf", conf], environment, log, console)
+        test(features, source=source)
+        night = {"model": model, "full_tokens": tokens}
+        adapter = _run_job(arguments("previous", day=day), home)["adapter"] if tokens else None
+        if adapter == str(day):
+            test(ADAPTATION, **night)
+        test(embeddings, **night, tokens=tokens, adapter=adapter)
+        test(scoring, model=model, version=_published(home, day))
+
+
+def _published(home: Home, day: date) -> int:
+    """The version that the day's `publish` made, promoted or not."""
+    manifest = load_manifest(home, "publish", day)
+    assert manifest is not None  # its task has succeeded
+    return int(manifest.result["version"])

@@ -1,4 +1,4 @@
-"""The `tidemark` command: run the chain, make the sample, show what a night gave."""
+"""The `tidemark` command: plan and run the chain, make the sample, show what a night gave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.console import Console
 
 from jobs.bench import commands as bench_commands
 from jobs.chain import run_chain, run_through_airflow
-from jobs.errors import JobError
+from jobs.failures import told
+from jobs.files import write_atomically
 from jobs.home import Home
 from jobs.job import EXIT_FAILED
 from jobs.launch import TUNING_TOKENS
@@ -50,6 +51,13 @@ Day = Annotated[
         formats=["%Y-%m-%d"], help="As-of day; by default the one after the source's last."
     ),
 ]
+Tokens = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Tokens that each stage of tuning reads; more than an epoch is one; 0: no tuning.",
+    ),
+]
 Model = Annotated[str, typer.Option(help="Backbone LLM: hub id, folder, or the bundled one.")]
 
 
@@ -64,13 +72,7 @@ def run(
     source: Source = SAMPLE,
     day: Day = None,
     model: Model = DEFAULT_BACKBONE,
-    tokens: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Tokens that each stage of tuning reads; more than an epoch is one; 0: no tuning.",
-        ),
-    ] = TUNING_TOKENS,
+    tokens: Tokens = TUNING_TOKENS,
     airflow: Annotated[bool, typer.Option(help="Through the DAG, by `airflow dags test`.")] = False,
     dags: Annotated[Path, typer.Option(help="Where the DAG files are.")] = Path("dags"),
     force: Annotated[bool, typer.Option(help="Redo what did not change.")] = False,
@@ -86,6 +88,55 @@ def run(
     else:
         run_chain(as_of, home, console, source=str(path), model=model, tokens=tokens, force=force)
     print_summary(home, as_of, Console())
+
+
+@app.command(epilog="Example: tidemark plan --source ml-1m.zip --day 2003-03-01")
+def plan(
+    source: Source = SAMPLE,
+    day: Day = None,
+    model: Model = DEFAULT_BACKBONE,
+    tokens: Tokens = TUNING_TOKENS,
+    airflow: Annotated[bool, typer.Option(hidden=True, help="The same chain.")] = False,
+    dags: Annotated[Path, typer.Option(hidden=True, help="The same chain.")] = Path("dags"),
+    force: Annotated[bool, typer.Option(help="As if everything were to be redone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Say what `run` with these flags would redo and why, and what it would cost; run nothing.
+
+    Ends with 1 if a job would fail for want of something that no earlier job makes.
+    """
+    # every job with its sources: seconds to import
+    from jobs.plan import page
+    from jobs.plan.steps import Status, flags_of_night
+
+    configure_logs(quiet=True)
+    home = Home.from_environment()
+    path = made_ready(source, home, Console(stderr=True))
+    as_of = day.date() if day else first_day_after(path)
+    night = flags_of_night(as_of, home, source=str(path), model=model, tokens=tokens)
+    found = page.planned(night, home, force=force)
+    sys.stdout.write(page.as_json(found) if as_json else "\n".join(page.lines(found)))
+    sys.stdout.write("\n")
+    if found.jobs(Status.FAILS):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command(epilog="Example: tidemark metrics --output /var/lib/node_exporter/tidemark.prom")
+def metrics(
+    days: Annotated[int, typer.Option(min=1, help="As-of days, the latest ones.")] = 7,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A file that is replaced whole; without it, standard output."),
+    ] = None,
+) -> None:
+    """Print durations, rows, tokens, memory and ends of jobs, and versions, as OpenMetrics text."""
+    from jobs.open_metrics import exposition  # the store and the report: seconds to import
+
+    text = exposition(Home.from_environment(), days)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(output, text)
 
 
 @app.command(
@@ -206,9 +257,8 @@ def main() -> None:
     """Entry point: a failure that a person can act on is one line, not a traceback."""
     try:
         app()
-    except JobError as error:
-        sys.stderr.write(f"tidemark: {error}\n")
-        sys.exit(EXIT_FAILED)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(told("tidemark", error, Home.from_environment()))
 
 
 if __name__ == "__main__":

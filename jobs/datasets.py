@@ -507,6 +507,7 @@ METRICS = Dataset("metrics", producer="report", format=Format.JSON)
 METRICS_SCHEMA = Dataset("metrics.schema", producer="report", format=Format.JSON)
 REPORT = Dataset("report", producer="report", format=Format.HTML)
 
+PREPARED_DAYS_URI = "warehouse://prepared_days"  # the asset that a day's checked tables update
 EMBEDDING_VERSIONS_URI = "warehouse://embedding_versions"  # the asset that promotion updates
 
 ALL = (

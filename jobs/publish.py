@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import structlog
 from pydantic import Field
 
 from embedding_store import EmbeddingStore, IndexSpec, TableSpec
@@ -47,7 +48,8 @@ from jobs.datasets import (
 from jobs.errors import JobError
 from jobs.files import sha256_file
 from jobs.home import Home
-from jobs.job import Config, Run, load_manifest, main
+from jobs.job import Config, Declared, Run, load_manifest, main
+from jobs.launch import TUNING
 from jobs.manifest import Manifest, code_version
 from jobs.score.ctr_gate import click_through_gates, last_labelled_rows
 from jobs.tokens.recipes import SIDES, recipe, scale_of, token_config
@@ -90,6 +92,9 @@ class PublishConfig(Thresholds, Config):
     """
 
     alias: str = "production"
+    soft_tokens: bool = Field(
+        default=True, description="those of the day, where it has any; no: as if it had none"
+    )
     rebuild: int = 0  # raise it to publish the same inputs once more, on purpose
     min_factor_overlap: float = Field(
         default=0.0, description="min_overlap of the factors, which are trained anew every night"
@@ -109,7 +114,7 @@ def run_key(day: str, config: PublishConfig, inputs: list[dict[str, Any]]) -> st
     """What makes two publications one: day, config and inputs; neither code nor time."""
     identity = {
         "day": day,
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"soft_tokens"}),  # the inputs say it
         "inputs": sorted([each["name"], each["sha256"]] for each in inputs),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -227,15 +232,20 @@ def is_made(home: Home, dataset: Dataset, day: date) -> bool:
     return manifest is not None and manifest.output(dataset.name) is not None
 
 
-def _optional(home: Home, day: date) -> list[Dataset]:
-    """What a night may do without, and this one has."""
+def _is_wanted(home: Home, dataset: Dataset, day: date, soft_tokens: object) -> bool:
+    """Whether a night has made what it may do without, and this run is to publish it."""
+    return (bool(soft_tokens) or dataset.producer not in TUNING) and is_made(home, dataset, day)
+
+
+def _optional(home: Home, day: date, soft_tokens: object) -> list[Dataset]:
+    """What a night may do without, and this one publishes."""
     every = [*(dataset for dataset, _ in IF_MADE), *FILES_IF_MADE]
-    return [dataset for dataset in every if is_made(home, dataset, day)]
+    return [dataset for dataset in every if _is_wanted(home, dataset, day, soft_tokens)]
 
 
-def _tables(run: Run) -> dict[str, TableSpec]:
+def _tables(run: Run, wanted: Sequence[Dataset]) -> dict[str, TableSpec]:
     """What the version will hold."""
-    made = [(each, vector) for each, vector in IF_MADE if is_made(run.home, each, run.day)]
+    made = [(each, vector) for each, vector in IF_MADE if each in wanted]
     tables = {
         dataset.name: TableSpec(run.read(dataset), key=dataset.key[0], vector=vector)
         for dataset, vector in (*PUBLISHED, *made)
@@ -244,9 +254,9 @@ def _tables(run: Run) -> dict[str, TableSpec]:
     return {name: spec for name, spec in tables.items() if name not in needless}
 
 
-def _files(run: Run) -> dict[str, Path]:
+def _files(run: Run, wanted: Sequence[Dataset]) -> dict[str, Path]:
     """Its extra files, by the names that they get."""
-    made = [each for each in FILES_IF_MADE if is_made(run.home, each, run.day)]
+    made = [each for each in FILES_IF_MADE if each in wanted]
     if CALIBRATION in made:
         check_fresh(CALIBRATION, run)
     return {_file_name(each): run.locate(each) for each in (PROJECTORS, *made)}
@@ -274,13 +284,15 @@ def _file_name(dataset: Dataset) -> str:
     return f"{dataset.name}.{dataset.format.value}"
 
 
-def soft_tokens_of(run: Run, tables: Mapping[str, TableSpec]) -> dict[str, Any]:
-    """How a reader gets the soft tokens of each kind; nothing where none were tuned.
+def soft_tokens_of(
+    run: Run, tables: Mapping[str, TableSpec], files: Mapping[str, Path]
+) -> dict[str, Any]:
+    """How a reader gets the soft tokens of each kind; nothing where none are published.
 
     Raises:
         JobError: a table of tokens was not made by the night's own weights.
     """
-    is_tuned = is_made(run.home, TOKEN_WEIGHTS, run.day)
+    is_tuned = _file_name(TOKEN_WEIGHTS) in files
     weights = run.read_tensors(TOKEN_WEIGHTS) if is_tuned else {}
     tonight = next((one.sha256 for one in run.inputs if one.name == TOKEN_WEIGHTS.name), None)
     for side in SIDES.values():
@@ -299,10 +311,11 @@ def soft_tokens_of(run: Run, tables: Mapping[str, TableSpec]) -> dict[str, Any]:
 
 def job(config: PublishConfig, run: Run) -> None:
     """Publish every table of the night with the index of the items, then move the alias."""
-    tables, files = _tables(run), _files(run)
+    wanted = _optional(run.home, run.day, config.soft_tokens)
+    tables, files = _tables(run, wanted), _files(run, wanted)
     splits = run.read(SPLITS)
     global_bias = run.read_tensors(PROJECTORS)["global_bias"]
-    soft_tokens = soft_tokens_of(run, tables)
+    soft_tokens = soft_tokens_of(run, tables, files)
     semantics = tables[ITEM_SEMANTICS.name].rows
     inputs = [
         {**each.model_dump(include={"name", "sha256", "n_rows"}), "day": str(run.day)}
@@ -331,6 +344,7 @@ def job(config: PublishConfig, run: Run) -> None:
             },
             review=gatekeeper,
         )
+        structlog.contextvars.bind_contextvars(version=version)
         with store.open(version, verify="off") as published:
             why = _promote(store, published, gatekeeper, run)
             gates = published.manifest.gates
@@ -367,11 +381,14 @@ def _tell(gates: Sequence[GateEntry], run: Run) -> None:
 def intact(manifest: Manifest, home: Home) -> bool:
     """Whether the version that an earlier run published is still there, with all made since."""
     day = date.fromisoformat(str(manifest.day))
-    made = {each.name for each in _optional(home, day)}
+    asked = manifest.config.get("soft_tokens", True)
+    made = {each.name for each in _optional(home, day, asked)}
     return made <= {each.name for each in manifest.inputs} and manifest.result["version"] in {
         each.version for each in EmbeddingStore(home.store).versions()
     }
 
 
+DECLARED = Declared("publish", PublishConfig, job, intact=intact)
+
 if __name__ == "__main__":
-    main("publish", PublishConfig, job, intact=intact)
+    main(DECLARED)

@@ -7,11 +7,12 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from jobs.datasets import CALIBRATION, HISTORIES, SPLITS, TUNE_VALID
 from jobs.errors import NotAvailable
 from jobs.home import Home
-from jobs.job import Config, Run, load_manifest, main
+from jobs.job import Config, Declared, Run, load_manifest, main
 from jobs.manifest import Manifest
 from jobs.score.calibration import INPUTS, Calibration, Link, Logits, fitted_link
 from jobs.score.factors import MatrixFactorisation
@@ -23,6 +24,10 @@ class CalibrateConfig(Config):
     The factors' logits are computed here, those of the LLM are what tune found on the valid rows
     with the weights that it kept; without them the factors alone are calibrated.
     """
+
+    soft_tokens: bool = Field(
+        default=True, description="with the LLM, where the day has any; no: as if it had none"
+    )
 
 
 def calibrated(valid: pa.Table, mf: Logits, tuned: pa.Table | None) -> Calibration:
@@ -66,7 +71,8 @@ def job(config: CalibrateConfig, run: Run) -> None:
     valid = splits.filter(pc.equal(splits["split"], "valid"))
     histories = run.read(HISTORIES) if model.taste is not None else None
     mf = {"mf": model.score(valid, histories).logits}
-    tuned = run.read(TUNE_VALID) if _is_tuned(run.home, run.day) else None
+    is_tuned = config.soft_tokens and _is_tuned(run.home, run.day)
+    tuned = run.read(TUNE_VALID) if is_tuned else None
     found = calibrated(valid, mf, tuned)
     for name, link in found.models.items():
         _tell(name, link, run)
@@ -86,9 +92,12 @@ def _tell(name: str, link: Link, run: Run) -> None:
 
 def is_of_what_was_made(manifest: Manifest, home: Home) -> bool:
     """Whether an earlier run knew of the LLM's logits, if there are any by now."""
+    asked = manifest.config.get("soft_tokens", True)
     knew = TUNE_VALID.name in {each.name for each in manifest.inputs}
-    return knew or not _is_tuned(home, date.fromisoformat(manifest.day))
+    return knew or not asked or not _is_tuned(home, date.fromisoformat(manifest.day))
 
+
+DECLARED = Declared("calibrate", CalibrateConfig, job, intact=is_of_what_was_made)
 
 if __name__ == "__main__":
-    main("calibrate", CalibrateConfig, job, intact=is_of_what_was_made)
+    main(DECLARED)

@@ -27,7 +27,7 @@ from jobs.datasets import (
 )
 from jobs.errors import JobError, NotAvailable, SourceError
 from jobs.home import Home
-from jobs.job import Config, Run, main
+from jobs.job import Config, Declared, Run, main
 from jobs.score.ctr_scores import is_of_the_same_version
 from jobs.score.factors import MatrixFactorisation
 
@@ -332,5 +332,9 @@ def sources(config: CandidatesConfig, day: date, home: Home) -> Iterable[Path]:
     return [] if config.users is None else [config.users]
 
 
+DECLARED = Declared(
+    "candidates", CandidatesConfig, job, sources=sources, intact=is_of_the_same_version
+)
+
 if __name__ == "__main__":
-    main("candidates", CandidatesConfig, job, sources=sources, intact=is_of_the_same_version)
+    main(DECLARED)

@@ -19,7 +19,7 @@ from embedding_store.lookup import Version, open_version
 from jobs.datasets import CANDIDATES, CTR_SCORES, HISTORIES, TOKEN_CONFIG
 from jobs.errors import NotAvailable
 from jobs.home import Home
-from jobs.job import DEPLOYMENT, Config, Run, main
+from jobs.job import DEPLOYMENT, Config, Declared, Run, main
 from jobs.manifest import Manifest
 from jobs.score.calibration import Calibration, Logits, sigmoid
 from jobs.score.factors import MatrixFactorisation
@@ -233,14 +233,17 @@ def sources(config: ScoreConfig, day: date, home: Home) -> Iterable[Path]:
     return records(config, version, home)
 
 
+DECLARED = Declared("score", ScoreConfig, job, sources=sources, intact=is_of_the_same_version)
+
+
 def command() -> None:
     """The job's command line, alone or as one of several processes."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        main("score", ScoreConfig, job, sources=sources, intact=is_of_the_same_version)
+        main(DECLARED)
         return
     from jobs.llm.together import lead_or_follow
 
-    lead_or_follow("score", ScoreConfig, job, sources=sources, intact=is_of_the_same_version)
+    lead_or_follow(DECLARED)
 
 
 if __name__ == "__main__":

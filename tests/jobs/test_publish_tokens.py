@@ -87,6 +87,20 @@ def test_tokens_are_those_of_training_whether_materialised_or_projected(
             assert np.abs(half.astype("f4") - expected).max() <= 1e-3
 
 
+def test_a_night_that_tunes_nothing_publishes_nothing_of_what_an_earlier_run_left(home, backbone):
+    whole_night(home)
+    tuned(home, backbone)
+    projected(home, backbone, "user")
+    publish(home, FIRST)
+    plain = publish(home, FIRST, soft_tokens=False)
+    assert plain.status == "done"
+    version = EmbeddingStore(home.store).open(plain.manifest.result["version"])
+    assert not {name for name in version if "token" in name}
+    assert version.attributes["soft_tokens"] == {}
+    assert "token_weights_sha256" not in version.space
+    assert publish(home, FIRST, soft_tokens=False).status == "unchanged"
+
+
 def test_a_cold_user_is_projected_from_the_items_of_his_history(home, backbone):
     whole_night(home)
     mappers = tuned(home, backbone)

@@ -212,10 +212,10 @@ def night(home: Home, *, tuned: bool) -> np.ndarray:
     return mf
 
 
-def run(home: Home) -> Outcome:
+def run(home: Home, **fields: bool) -> Outcome:
     return execute(
         "calibrate",
-        CalibrateConfig(),
+        CalibrateConfig(**fields),
         DAY,
         home,
         calibrate.job,
@@ -260,6 +260,13 @@ def test_the_job_calibrates_the_llm_with_its_offset_on_the_rows_that_tune_read(h
     home.output(CALIBRATION, DAY).unlink()
     run(home)
     assert sha256_file(home.output(CALIBRATION, DAY)) == first
+
+
+def test_a_night_that_tunes_nothing_leaves_out_the_llm_that_an_earlier_run_tuned(home):
+    night(home, tuned=True)
+    assert run(home, soft_tokens=False).manifest.result == {"mf": True}
+    assert run(home, soft_tokens=False).status == "unchanged"
+    assert set(run(home).manifest.result) == {"mf", "llm", "fused"}
 
 
 def test_logits_of_rows_that_are_not_there_are_refused(home):
