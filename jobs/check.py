@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,7 +14,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+import structlog
 
+from jobs import lineage
+from jobs.answer import answer
 from jobs.datasets import (
     ALL,
     BY_NAME,
@@ -27,10 +30,12 @@ from jobs.datasets import (
     Format,
     made_by,
 )
-from jobs.errors import ContractError, JobError, NotAvailable
+from jobs.errors import ContractError, NotAvailable
+from jobs.failures import one_line, told
 from jobs.home import Home
-from jobs.job import EXIT_FAILED, is_checked, load_manifest, mark_checked
+from jobs.job import is_checked, load_manifest, mark_checked
 from jobs.logs import configure_logs
+from jobs.manifest import code_version
 from jobs.prepare.events import event_tables, events_on_disk
 from jobs.query import Rows, connect, sql_text
 
@@ -210,13 +215,46 @@ def main() -> None:
     parser.add_argument("--day", required=True, type=date.fromisoformat)
     given = parser.parse_args()
     configure_logs()
-    try:
-        checked = check(given.producer, given.day, Home.from_environment())
-    except JobError as error:
-        sys.stderr.write(f"check {given.producer} {given.day}: {error}\n")
-        sys.exit(EXIT_FAILED)
-    said = {"job": "check", "producer": given.producer, "day": str(given.day), "checked": checked}
-    sys.stdout.write(json.dumps(said) + "\n")
+    home, day, who = Home.from_environment(), given.day, f"check {given.producer} {given.day}"
+    names = {"run": str(uuid.uuid4()), "job": f"check_{given.producer}", "day": str(day)}
+    with structlog.contextvars.bound_contextvars(**names):
+        _emit("START", given.producer, day, home, names)
+        try:
+            checked = check(given.producer, day, home)
+        except (Exception, KeyboardInterrupt) as error:
+            _emit("FAIL", given.producer, day, home, names, error)
+            sys.exit(told(who, error, home))
+        _emit("COMPLETE", given.producer, day, home, names)
+    answer({"job": "check", "producer": given.producer, "day": str(day), "checked": checked})
+
+
+def _emit(
+    kind: lineage.Kind,
+    producer: str,
+    day: date,
+    home: Home,
+    names: Mapping[str, str],
+    error: BaseException | None = None,
+) -> None:
+    """Tell lineage which tables are checked, and at the end which have passed."""
+    manifest = load_manifest(home, producer, day)
+    tables = [each for each in manifest.outputs if each.n_rows is not None] if manifest else []
+    passed = {each.name: is_checked(home, BY_NAME[each.name], day) for each in tables}
+    first_failed = next((name for name, is_sound in passed.items() if not is_sound), None)
+    facts = lineage.Facts(
+        job=names["job"],
+        day=day,
+        run=names["run"],
+        status={"START": "running", "FAIL": "failed"}.get(kind, "done"),
+        code=code_version(),
+        inputs=tables,
+        error=one_line(error, home) if error else None,
+        # Those after the first that failed were not looked at.
+        checked={
+            n: ok for n, ok in passed.items() if kind != "START" and (ok or n == first_failed)
+        },
+    )
+    lineage.emit(lineage.event(kind, facts, home), day, home, structlog.get_logger())
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ class _FlagsOfCostly(_Flags):
     )
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """What is wrong with which flag."""
     return "; ".join(
         f"--{'-'.join(str(part) for part in e['loc']).replace('_', '-')} {e['input']!r}: {e['msg']}"
         if e["loc"]
@@ -111,7 +112,7 @@ def parse(
         given = source(args=arguments)()
         flags = settings(**given)
     except ValidationError as error:
-        sys.stderr.write(f"{program}: {_explain(error)}\n")
+        sys.stderr.write(f"{program}: {explain(error)}\n")
         sys.exit(EXIT_USAGE)
     fields = {field: getattr(flags, field) for field in config_class.model_fields}
     dry_run = getattr(flags, "dry_run", False)

@@ -50,6 +50,10 @@ class Home:
         """Written last; without it the job's outputs of that day do not exist."""
         return self.run(job, day) / "manifest.json"
 
+    def attempt(self, job: str, day: date) -> Path:
+        """What became of the last execution of a job on a day, good or bad."""
+        return self.run(job, day) / "attempt.json"
+
     def check_mark(self, dataset: Dataset, day: date) -> Path:
         """Says which bytes of `dataset` have passed its checks."""
         return self.run(dataset.producer, day) / "checked" / f"{dataset.name}.json"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Generic, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +20,23 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load_file, save_file
 
+from jobs.answer import answer
+from jobs.attempt import Told, named
 from jobs.command_line import parse
 from jobs.contract import Conforming, RowGroups, conform
 from jobs.datasets import BY_NAME, Dataset, Format
-from jobs.errors import AlreadyRunning, JobError, NotAvailable, SourceError
+from jobs.decision import Asked, Intact, Reason, committed, is_whole, reasons
+from jobs.errors import JobError, NotAvailable, SourceError
+from jobs.failures import EXIT_BUSY as EXIT_BUSY
+from jobs.failures import EXIT_FAILED as EXIT_FAILED
+from jobs.failures import told
 from jobs.files import sha256_file, sync_directory, sync_file, write_atomically
 from jobs.home import Home
 from jobs.lock import take_lock
 from jobs.logs import configure_logs
 from jobs.manifest import Artifact, Manifest, code_version, peak_memory_bytes
+from jobs.manifest import load_manifest as load_manifest
 
-EXIT_FAILED, EXIT_BUSY = 1, 75  # 75: EX_TEMPFAIL, try again later
 _ROW_GROUP = 65_536
 
 
@@ -47,17 +53,16 @@ class Config(BaseModel):
 DEPLOYMENT: dict[str, Any] = {"decides_output": False}
 
 
-def _decides_output(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of `values` (a config, of now or of a manifest) that decides the output."""
-    aside = {n for n, f in type(config).model_fields.items() if f.json_schema_extra == DEPLOYMENT}
-    return {name: value for name, value in values.items() if name not in aside}
+def deployment_fields(config: Config) -> frozenset[str]:
+    """Fields that say where the work is done and decide nothing about its output."""
+    fields = type(config).model_fields.items()
+    return frozenset(name for name, field in fields if field.json_schema_extra == DEPLOYMENT)
 
 
 C = TypeVar("C", bound=Config)
 Job = Callable[[C, "Run"], None]
 Estimate = Callable[[C, "Run"], dict[str, Any]]
 Sources = Callable[[C, date, Home], Iterable[Path | Artifact]]
-Intact = Callable[[Manifest, Home], bool]
 
 
 class Run:
@@ -87,7 +92,7 @@ class Run:
         wait_s: float = 0.0,
     ) -> None:
         self.job, self.day, self.config, self.home = job, day, config, home
-        self.sources = tuple(sorted(sources, key=_place_of_source))
+        self._sources = tuple(sources)
         self.log = structlog.get_logger().bind(job=job, day=str(day))
         self.result: dict[str, Any] = {}
         self._wait_s = wait_s
@@ -97,6 +102,8 @@ class Run:
         self._inputs: dict[str, Artifact] = {}
         self._outputs: dict[str, Artifact] = {}
         self._lock: IO[str] | None = None
+        self._told: Told | None = None
+        self._standing: Manifest | None = None
         self._hashed_sources: list[Artifact] | None = None
         self._discarded: list[Path] = []
 
@@ -117,13 +124,27 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         """Commit on success, discard on failure, release the lock in any case."""
+        failure = error
         try:
             if kind is None and self._outputs:
                 self._commit()
+        except BaseException as raised:
+            failure = raised
+            raise
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
+            if failure is not None:
+                failure.add_note(f"it had read: {', '.join(self._inputs) or 'nothing'}")
+            self._tell(failure)
             assert self._lock is not None
             self._lock.close()  # the kernel drops the lock with the last descriptor, also on kill
+
+    def _tell(self, failure: BaseException | None) -> None:
+        if self._told is None:
+            return
+        standing = self._standing
+        made = None if failure else standing or load_manifest(self.home, self.job, self.day)
+        self._told.end(failure, made, "unchanged" if standing else "done")
 
     def _commit(self) -> None:
         """Outputs first, manifest last; between the two there is no output, never half of one."""
@@ -159,7 +180,7 @@ class Run:
 
     def _source_artifacts(self) -> list[Artifact]:
         if self._hashed_sources is None:
-            self._hashed_sources = [_source_artifact(path) for path in self.sources]
+            self._hashed_sources = source_artifacts(self._sources)
         return self._hashed_sources
 
     def unchanged(self, intact: Intact | None = None) -> Manifest | None:
@@ -168,19 +189,33 @@ class Run:
         The code's version is recorded but not compared: a deploy alone redoes nothing.
         """
         last = load_manifest(self.home, self.job, self.day)
-        if last is None or not self._has_config(last.config):
-            return None
-        if last.sources != self._source_artifacts():
-            return None
-        if any(_current(self.home, self.day, name=i.name) != i.sha256 for i in last.inputs):
-            return None
-        if any(not _is_whole(self.home.root / o.path, o.sha256) for o in last.outputs):
-            return None
-        return last if intact is None or intact(last, self.home) else None
+        return None if self.reasons(last, intact) else last
 
-    def _has_config(self, values: Mapping[str, Any]) -> bool:
-        mine = self.config.model_dump(mode="json")
-        return _decides_output(self.config, values) == _decides_output(self.config, mine)
+    def reasons(self, last: Manifest | None, intact: Intact | None = None) -> list[Reason]:
+        """Why the work has to be done in spite of `last`; nothing if it has not."""
+        asked = Asked(
+            job=self.job,
+            day=self.day,
+            config=self.config.model_dump(mode="json"),
+            aside=deployment_fields(self.config),
+            sources=self._source_artifacts,
+            intact=intact,
+        )
+        return list(reasons(last, asked, self.home))
+
+    def ends_with(self, teller: Told) -> None:
+        """Who is to tell how this run ends."""
+        self._told = teller
+
+    def standing(self, intact: Intact | None = None) -> Manifest | None:
+        """As `unchanged`; where nothing is to do, the run ends so."""
+        self._standing = self.unchanged(intact)
+        return self._standing
+
+    @property
+    def has_written(self) -> bool:
+        """Whether anything is staged."""
+        return bool(self._outputs)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -193,7 +228,7 @@ class Run:
         """
         artifact = _committed(self.home, dataset, self.day)
         path = self.home.root / artifact.path
-        if not _is_whole(path, artifact.sha256):
+        if not is_whole(path, artifact.sha256):
             raise NotAvailable(
                 f"{path} is not the file that the manifest of job '{dataset.producer}' names "
                 f"(sha256 {artifact.sha256[:12]}...); run that job again for {self.day}"
@@ -322,18 +357,8 @@ class Run:
 # -- what is committed ---------------------------------------------------------------------------
 
 
-def load_manifest(home: Home, job: str, day: date) -> Manifest | None:
-    """The manifest of a job's last good run on a day; None if there is none."""
-    try:
-        text = home.manifest(job, day).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    return Manifest.model_validate_json(text)
-
-
 def _committed(home: Home, dataset: Dataset, day: date) -> Artifact:
-    manifest = load_manifest(home, dataset.producer, day)
-    artifact = manifest.output(dataset.name) if manifest else None
+    artifact = committed(home, dataset.name, day)
     if artifact is None:
         raise NotAvailable(
             f"{dataset.name} of {day} does not exist: job '{dataset.producer}' has not run for "
@@ -342,23 +367,14 @@ def _committed(home: Home, dataset: Dataset, day: date) -> Artifact:
     return artifact
 
 
-def _current(home: Home, day: date, *, name: str) -> str | None:
-    manifest = load_manifest(home, BY_NAME[name].producer, day)
-    artifact = manifest.output(name) if manifest else None
-    return artifact.sha256 if artifact else None
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_file(path) == sha256
-
-
 def is_checked(home: Home, dataset: Dataset, day: date) -> bool:
     """Whether the committed bytes of `dataset` are those that passed `sql/checks`."""
     try:
         mark = json.loads(home.check_mark(dataset, day).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    return mark["sha256"] == _current(home, day, name=dataset.name)
+    artifact = committed(home, dataset.name, day)
+    return mark["sha256"] == (artifact.sha256 if artifact else None)
 
 
 def mark_checked(home: Home, dataset: Dataset, day: date) -> None:
@@ -377,6 +393,15 @@ def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+def source_artifacts(sources: Iterable[Path | Artifact]) -> list[Artifact]:
+    """Files from outside the home as a manifest names them, by their place.
+
+    Raises:
+        SourceError: one cannot be read.
+    """
+    return [_source_artifact(each) for each in sorted(sources, key=_place_of_source)]
+
+
 def _place_of_source(source: Path | Artifact) -> str:
     return source.path if isinstance(source, Artifact) else str(source)
 
@@ -391,6 +416,30 @@ def _source_artifact(path: Path | Artifact) -> Artifact:
 
 
 # -- command -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Declared(Generic[C]):
+    """All that there is to know of a job before it runs: one in each job's file.
+
+    Attributes:
+        name: in `jobs.launch.MODULES`.
+        config_class: each field becomes a flag.
+        job: the work.
+        sources: names the files outside the home that the job reads, so that a changed source
+            is noticed before the job runs.
+        intact: whether an effect outside the tables (a published version) still stands.
+        estimate: what the work would cost, for --dry-run; reads, and writes nothing.
+        refuses: why the job would stop at once, if it can be seen beforehand, for a plan.
+    """
+
+    name: str
+    config_class: type[C]
+    job: Job[C]
+    sources: Sources[C] | None = None
+    intact: Intact | None = None
+    estimate: Estimate[C] | None = None
+    refuses: Callable[[C, date, Home], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -413,41 +462,28 @@ def execute(
     force: bool = False,
     wait_s: float = 0.0,
 ) -> Outcome:
-    """Run a job unless its last run still stands; see `main` for the arguments."""
+    """Run a job unless its last run still stands; see `Declared` for the arguments."""
     files = sources(config, day, home) if sources else ()
-    with Run(name, day, config, home, sources=files, wait_s=wait_s) as run:
-        if not force and (last := run.unchanged(intact)):
-            run.log.info("nothing to do: same inputs, config and day", since=last.code_version)
-            return Outcome("unchanged", last)
-        job(config, run)
-    manifest = load_manifest(home, name, day)
-    if manifest is None:
-        raise JobError(f"job '{name}' wrote nothing")
-    run.log.info("done", seconds=manifest.seconds)
+    run = Run(name, day, config, home, sources=files, wait_s=wait_s)
+    with named(run) as run_id:
+        with run:
+            run.ends_with(Told(run, run_id))
+            if not force and (last := run.standing(intact)):
+                run.log.info("nothing to do: same inputs, config and day", since=last.code_version)
+                return Outcome("unchanged", last)
+            job(config, run)
+            if not run.has_written:
+                raise JobError(f"job '{name}' wrote nothing")
+        manifest = load_manifest(home, name, day)
+        assert manifest is not None
+        run.log.info("done", seconds=manifest.seconds)
     return Outcome("done", manifest)
 
 
-def main(
-    name: str,
-    config_class: type[C],
-    job: Job[C],
-    *,
-    sources: Sources[C] | None = None,
-    intact: Intact | None = None,
-    estimate: Estimate[C] | None = None,
-) -> None:
-    """Command line of a job. The last line on stdout is a small JSON for the scheduler.
-
-    Args:
-        name: the job's name.
-        config_class: each field becomes a flag.
-        job: the work.
-        sources: names the files outside the home that the job reads, so that a changed source
-            is noticed before the job runs.
-        intact: whether an effect outside the tables (a published version) still stands.
-        estimate: what the work would cost, for --dry-run; reads, and writes nothing.
-    """
-    asked = parse(name, config_class, sys.argv[1:], can_estimate=estimate is not None)
+def main(declared: Declared[C]) -> None:
+    """Command line of a job. The last line on stdout is a small JSON for the scheduler."""
+    name, estimate = declared.name, declared.estimate
+    asked = parse(name, declared.config_class, sys.argv[1:], can_estimate=estimate is not None)
     configure_logs()
     home = Home.from_environment()
     said: dict[str, Any] = {"job": name, "day": str(asked.day)}
@@ -462,14 +498,13 @@ def main(
                 asked.config,
                 asked.day,
                 home,
-                job,
-                sources=sources,
-                intact=intact,
+                declared.job,
+                sources=declared.sources,
+                intact=declared.intact,
                 force=asked.force,
                 wait_s=asked.wait_s,
             )
             said |= {"status": outcome.status, **outcome.manifest.result}
-    except JobError as error:
-        sys.stderr.write(f"{name} {asked.day}: {error}\n")
-        sys.exit(EXIT_BUSY if isinstance(error, AlreadyRunning) else EXIT_FAILED)
-    sys.stdout.write(json.dumps(said) + "\n")
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(told(f"{name} {asked.day}", error, home))
+    answer(said)

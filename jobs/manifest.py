@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
+from datetime import date
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from jobs.home import Home
 
 _PACKAGES = ("jobs", "embedding_store", "sql")
 
@@ -47,6 +50,15 @@ class Manifest(BaseModel):
     def output(self, name: str) -> Artifact | None:
         """The output of that name, if the run made one."""
         return next((output for output in self.outputs if output.name == name), None)
+
+
+def load_manifest(home: Home, job: str, day: date) -> Manifest | None:
+    """The manifest of a job's last good run on a day; None if there is none."""
+    try:
+        text = home.manifest(job, day).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return Manifest.model_validate_json(text)
 
 
 def peak_memory_bytes() -> int:

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jobs.logs import is_json
 
 _EVERY_S = 5.0
 
@@ -66,6 +69,11 @@ def _lines(title: str, total: int, unit: str) -> Iterator[Advance]:
         said = now
         rate = done / max(now - started, 1e-9)
         left = (total - done) / max(rate, 1e-9)
+        if is_json():
+            counts = {"what": title, "done": done, "total": total, "unit": unit}
+            speed = {"per_s": round(rate, 1), "left_s": round(left)}
+            structlog.get_logger().info("progress", **{**figures, **counts, **speed})
+            return
         sys.stderr.write(
             f"{title}: {done:,}/{total:,} {unit}, {rate:,.0f} {unit}/s, "
             f"{left:.0f} s left {_shown(figures)}".rstrip()

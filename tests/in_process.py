@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from datetime import date
-from typing import get_type_hints
 
 from jobs.check import check
 from jobs.home import Home
@@ -15,16 +14,15 @@ from tests.conftest import DAY
 
 def run_job(job: str, home: Home, day: date = DAY, **fields: object) -> Outcome:
     """One job of the chain with its checks; `fields` set its config."""
-    module = importlib.import_module(MODULES[job])
-    config_class = get_type_hints(module.job)["config"]
+    declared = importlib.import_module(MODULES[job]).DECLARED
     outcome = execute(
         job,
-        config_class(**fields),
+        declared.config_class(**fields),
         day,
         home,
-        module.job,
-        sources=getattr(module, "sources", None),
-        intact=getattr(module, "intact", None),
+        declared.job,
+        sources=declared.sources,
+        intact=declared.intact,
     )
     check(job, day, home)
     return outcome

@@ -34,7 +34,7 @@ from jobs.datasets import (
     SPLITS,
 )
 from jobs.errors import JobError
-from jobs.job import Config, Run, main
+from jobs.job import Config, Declared, Run, main
 from jobs.llm.carry_over import is_of_the_same_version
 from jobs.vector_columns import as_matrix
 
@@ -213,5 +213,7 @@ def job(config: CodebookConfig, run: Run) -> None:
     run.log.info("codebook", **about)
 
 
+DECLARED = Declared("codebook", CodebookConfig, job, intact=is_of_the_same_version)
+
 if __name__ == "__main__":
-    main("codebook", CodebookConfig, job, intact=is_of_the_same_version)
+    main(DECLARED)

@@ -33,7 +33,7 @@ from jobs.datasets import (
     SPLITS,
     USER_PROFILES,
 )
-from jobs.job import Run, main
+from jobs.job import Declared, Run, main
 from jobs.query import Rows, connect, sql_text
 from jobs.vector_columns import as_column, as_matrix
 
@@ -251,5 +251,7 @@ def job(config: UserProfilesConfig, run: Run) -> None:
     run.metric("width", ballot.votes.width)
 
 
+DECLARED = Declared("user_profiles", UserProfilesConfig, job)
+
 if __name__ == "__main__":
-    main("user_profiles", UserProfilesConfig, job)
+    main(DECLARED)

@@ -30,7 +30,7 @@ from jobs.collab.warm_start import (
 )
 from jobs.datasets import ITEM_FACTORS, PROJECTORS, USER_FACTORS
 from jobs.errors import JobError
-from jobs.job import DEPLOYMENT, Run, main
+from jobs.job import DEPLOYMENT, Declared, Run, main
 from jobs.llm.backbone import chosen_device
 from jobs.llm.carry_over import is_of_the_same_version
 from jobs.llm.checkpoints import Checkpoints
@@ -377,5 +377,7 @@ def tensors_of(aligned: Aligned, config: AlignConfig) -> dict[str, Floats]:
     return tensors
 
 
+DECLARED = Declared("align", AlignConfig, job, intact=is_of_the_same_version, estimate=estimate)
+
 if __name__ == "__main__":
-    main("align", AlignConfig, job, intact=is_of_the_same_version, estimate=estimate)
+    main(DECLARED)

@@ -18,7 +18,7 @@ from jobs.collab.factors import Floats, Ints
 from jobs.collab.systems import Fitted, Requests
 from jobs.datasets import CONTROL_LOGITS
 from jobs.errors import JobError
-from jobs.job import Config, Run, main
+from jobs.job import Config, Declared, Run, main
 from jobs.report.metrics import auc, uauc
 
 _TRAIN = SPLIT_NAMES[0]
@@ -138,5 +138,7 @@ def _measure(run: Run, split: str, rows: BenchRows, logits: Floats, prefix: str 
             run.metric(f"{split}_{prefix}{name}", value)
 
 
+DECLARED = Declared("control", ControlConfig, job)
+
 if __name__ == "__main__":
-    main("control", ControlConfig, job)
+    main(DECLARED)

@@ -25,7 +25,7 @@ from jobs.datasets import (
     SPLITS,
 )
 from jobs.home import Home
-from jobs.job import Run
+from jobs.job import Declared, Run
 from jobs.llm.adapters import OURS, check_backbone, find_adapter
 from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone, chosen_device, load, resolve
 from jobs.llm.course import CourseConfig, Fitted
@@ -245,9 +245,12 @@ def sources(config: AdaptConfig, day: date, home: Home) -> Iterable[Path]:
     return files
 
 
+DECLARED = Declared("adapt", AdaptConfig, job, sources=sources, estimate=estimate)
+
+
 def command() -> None:
     """The job's command line, alone or as one of several processes."""
-    lead_or_follow("adapt", AdaptConfig, job, sources=sources, estimate=estimate)
+    lead_or_follow(DECLARED)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,17 @@ def resolve(model: str, cache: Path) -> BackboneFiles:
     return BackboneFiles(name, folder, fingerprint, tokenizer, record)
 
 
+def is_at_hand(model: str) -> bool:
+    """Whether `resolve` would find the backbone on this machine, without a download."""
+    if model == DEFAULT_BACKBONE or Path(model).expanduser().exists():
+        return True
+    if not _HUB_ID.fullmatch(model) or model.startswith("."):
+        return True  # it is no hub id: `resolve` says what is wrong
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, "config.json"), str)
+
+
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "--", name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,22 @@ NOTHING = CarriedOver({}, np.empty((0, 0), np.float32), None)
 _SAME = ("fingerprint", "dtype", "dim")
 
 
+class _NothingHeld(Exception):
+    """The version is of another space, or its files are gone."""
+
+
+@contextmanager
+def _semantics(home: Home, space: dict[str, Any], version: int) -> Iterator[tuple[Any, str]]:
+    """ITEM_SEMANTICS of an earlier version of this space, and the sha256 of the version."""
+    try:
+        with open_version(home.store, version, expect={key: space[key] for key in _SAME}) as opened:
+            yield opened[ITEM_SEMANTICS.name], opened.manifest_sha256
+    except (Incompatible, VersionExpired, TableNotFound) as error:
+        raise _NothingHeld(str(error)) from error
+    except StoreError as error:
+        raise NotAvailable(str(error)) from error
+
+
 def carried_over(home: Home, space: dict[str, Any], version: int | None, log: Any) -> CarriedOver:
     """What an earlier version holds of this space; nothing if it is of another, or is gone.
 
@@ -36,16 +54,31 @@ def carried_over(home: Home, space: dict[str, Any], version: int | None, log: An
     if version is None:
         return NOTHING
     try:
-        with open_version(home.store, version, expect={key: space[key] for key in _SAME}) as opened:
-            rows = opened[ITEM_SEMANTICS.name].table(["content_key", "raw"])
+        with _semantics(home, space, version) as (semantics, sha256):
+            rows = semantics.table(["content_key", "raw"])
             raw = as_matrix(rows["raw"]).copy()
-    except (Incompatible, VersionExpired, TableNotFound) as error:
+    except _NothingHeld as error:
         log.warning("every item is embedded", previous_version=version, why=str(error))
         return NOTHING
-    except StoreError as error:
-        raise NotAvailable(str(error)) from error
     places = {key: row for row, key in enumerate(rows["content_key"].to_pylist())}
-    return CarriedOver(places, raw, opened.manifest_sha256)
+    return CarriedOver(places, raw, sha256)
+
+
+def known_keys(home: Home, space: dict[str, Any], version: int | None) -> dict[Any, str]:
+    """The content key of each item that `carried_over` would find, without its vectors.
+
+    Raises:
+        NotAvailable: as `carried_over`.
+    """
+    if version is None:
+        return {}
+    try:
+        with _semantics(home, space, version) as (semantics, _):
+            rows = semantics.table(["item_id", "content_key"])
+            ids, keys = rows["item_id"].to_pylist(), rows["content_key"].to_pylist()
+    except _NothingHeld:
+        return {}
+    return dict(zip(ids, keys, strict=True))
 
 
 def is_of_the_same_version(manifest: Manifest, home: Home) -> bool:

@@ -18,7 +18,7 @@ from pydantic import Field
 from jobs.datasets import ITEM_SEMANTICS, ITEM_TEXTS
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Run
+from jobs.job import Config, Declared, Run
 from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone, chosen_device, load, resolve
 from jobs.llm.carry_over import CarriedOver, carried_over, is_of_the_same_version
 from jobs.llm.embedding import Pooling, UnusableText, distil, tokenize
@@ -133,7 +133,7 @@ def reader(config: DistilConfig, home: Home, processes: Processes = ALONE) -> Re
         raise JobError(
             f"--max-tokens {config.max_tokens}: {backbone.files.name} reads at most {positions}"
         )
-    adapter = _adapter(config, home)
+    adapter = adapter_files(config, home)
     if adapter is not None:
         from jobs.llm.adapters import load_adapter
 
@@ -141,7 +141,8 @@ def reader(config: DistilConfig, home: Home, processes: Processes = ALONE) -> Re
     return Reader(backbone, adapter, config)
 
 
-def _adapter(config: DistilConfig, home: Home) -> AdapterFiles | None:
+def adapter_files(config: DistilConfig, home: Home) -> AdapterFiles | None:
+    """Of the adapter that the config names; None if it names none."""
     if config.adapter is None:
         return None
     from jobs.llm.adapters import find_adapter  # brings peft: seconds that most nights need not pay
@@ -334,20 +335,18 @@ def estimate(config: DistilConfig, run: Run) -> dict[str, Any]:
 def sources(config: DistilConfig, day: date, home: Home) -> Iterable[Path]:
     """The record of the backbone's fingerprint, and the adapter: another model is noticed."""
     files = [resolve(config.model, home.cache).record]
-    adapter = _adapter(config, home)
+    adapter = adapter_files(config, home)
     return files if adapter is None else [*files, *adapter.sources]
+
+
+DECLARED = Declared(
+    "distil", DistilConfig, job, sources=sources, intact=is_of_the_same_version, estimate=estimate
+)
 
 
 def command() -> None:
     """The job's command line, alone or as one of several processes."""
-    lead_or_follow(
-        "distil",
-        DistilConfig,
-        job,
-        sources=sources,
-        intact=is_of_the_same_version,
-        estimate=estimate,
-    )
+    lead_or_follow(DECLARED)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from jobs.codebook.tables import about_table, item_codes_table
 from jobs.datasets import ITEM_LABELS, ITEM_SEMANTICS, ITEM_TEXTS, LABEL_CODEBOOK
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Run, main
+from jobs.job import Config, Declared, Run, main
 from jobs.llm import distil
 from jobs.llm.backbone import DEFAULT_BACKBONE
 from jobs.llm.distil import SPACE, DistilConfig, Pooling, Reader
@@ -180,5 +180,7 @@ def sources(config: LabelsConfig, day: date, home: Home) -> list[Path]:
     return list(distil.sources(as_distil, day, home))
 
 
+DECLARED = Declared("labels", LabelsConfig, job, sources=sources)
+
 if __name__ == "__main__":
-    main("labels", LabelsConfig, job, sources=sources)
+    main(DECLARED)

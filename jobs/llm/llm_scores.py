@@ -18,7 +18,7 @@ from pydantic import Field
 from jobs.datasets import DOMAINS, HISTORIES, ITEM_TEXTS, LLM_SCORES, SPLITS
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Run, main
+from jobs.job import Declared, Run, main
 from jobs.llm.adapters import AdapterFiles, check_backbone, find_adapter, load_adapter
 from jobs.llm.attention import suit_attention
 from jobs.llm.backbone import DEFAULT_BACKBONE, Backbone, load, resolve
@@ -253,5 +253,7 @@ def sources(config: LlmScoresConfig, day: date, home: Home) -> Iterable[Path]:
     return files
 
 
+DECLARED = Declared("llm_scores", LlmScoresConfig, job, sources=sources, estimate=estimate)
+
 if __name__ == "__main__":
-    main("llm_scores", LlmScoresConfig, job, sources=sources, estimate=estimate)
+    main(DECLARED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from jobs.command_line import parse
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import EXIT_FAILED, Config, Estimate, Intact, Job, Run, Sources, main
+from jobs.job import EXIT_FAILED, Config, Declared, Job, Run, main
 from jobs.llm.backbone import chosen_device
 from jobs.llm.processes import Processes, connected, from_environment
 
@@ -18,15 +19,7 @@ C = TypeVar("C", bound=Config)
 _STAY, _GO = 0, 1
 
 
-def lead_or_follow(
-    name: str,
-    config_class: type[C],
-    job: Job[C],
-    *,
-    sources: Sources[C] | None = None,
-    intact: Intact | None = None,
-    estimate: Estimate[C] | None = None,
-) -> None:
+def lead_or_follow(declared: Declared[C]) -> None:
     """`jobs.job.main` for a job that torchrun or accelerate may start in several processes.
 
     The first process takes the lock, compares with the last manifest and writes. The others wait
@@ -35,9 +28,11 @@ def lead_or_follow(
     """
     processes = from_environment()
     if processes.n == 1:
-        main(name, config_class, job, sources=sources, intact=intact, estimate=estimate)
+        main(declared)
         return
-    asked = parse(name, config_class, sys.argv[1:], can_estimate=estimate is not None)
+    name, job = declared.name, declared.job
+    can_estimate = declared.estimate is not None
+    asked = parse(name, declared.config_class, sys.argv[1:], can_estimate=can_estimate)
     device = _device(getattr(asked.config, "device", "auto"), processes)
     with connected(processes, device):
         if not processes.is_first:
@@ -52,7 +47,7 @@ def lead_or_follow(
             job(config, run)
 
         try:
-            main(name, config_class, leading, sources=sources, intact=intact, estimate=estimate)
+            main(replace(declared, job=leading))
         finally:
             if not called:
                 processes.of_first(_STAY, device)

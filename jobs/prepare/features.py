@@ -17,7 +17,7 @@ from jobs.datasets import (
     USER_FEATURES,
     Dataset,
 )
-from jobs.job import Config, Run, main
+from jobs.job import Config, Declared, Run, main
 from jobs.query import Rows, connect, sql_text
 
 _BATCH_ROWS = 65_536
@@ -70,5 +70,7 @@ def job(config: FeaturesConfig, run: Run) -> None:
     run.metric("users", n_users // 2)
 
 
+DECLARED = Declared("features", FeaturesConfig, job)
+
 if __name__ == "__main__":
-    main("features", FeaturesConfig, job)
+    main(DECLARED)

@@ -15,9 +15,9 @@ from jobs.datasets import DOMAINS, EVENT_PARTS
 from jobs.errors import SourceError
 from jobs.files import sha256_file
 from jobs.home import Home
-from jobs.job import DEPLOYMENT, Run, main
+from jobs.job import DEPLOYMENT, Declared, Run, main
 from jobs.manifest import Artifact, Manifest
-from jobs.prepare.arrivals.arrivals import Source, Work, bring_up_to, ledger_of
+from jobs.prepare.arrivals.arrivals import Source, Work, bring_up_to, ledger_of, refusal
 from jobs.prepare.arrivals.bounds import refuse_bad_arrival, refuse_too_many_bad_rows
 from jobs.prepare.arrivals.ledger import Ledger
 from jobs.prepare.arrivals.snapshot import Snapshot, Totals
@@ -127,6 +127,12 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
+def refuses(config: IngestConfig, day: date, home: Home) -> str | None:
+    """What would stop the job at once: files that were read before and have changed since."""
+    source = source_of(config)
+    return None if config.restate else refusal(day, source, ledger_of(source, home))
+
+
 # -- the job -------------------------------------------------------------------------------------
 
 
@@ -231,5 +237,7 @@ def job(config: IngestConfig, run: Run) -> None:
         run.log.info("restated", **run.result["restated"])
 
 
+DECLARED = Declared("ingest", IngestConfig, job, sources=sources, intact=intact, refuses=refuses)
+
 if __name__ == "__main__":
-    main("ingest", IngestConfig, job, sources=sources, intact=intact)
+    main(DECLARED)

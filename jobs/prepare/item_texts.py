@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.datasets import DOMAINS, ITEM_TEXTS, ITEMS
-from jobs.job import Config, Run, main
+from jobs.job import Config, Declared, Run, main
 from jobs.query import query
 
 
@@ -18,5 +18,7 @@ def job(config: ItemTextsConfig, run: Run) -> None:
     run.metric("items", texts.num_rows)
 
 
+DECLARED = Declared("item_texts", ItemTextsConfig, job)
+
 if __name__ == "__main__":
-    main("item_texts", ItemTextsConfig, job)
+    main(DECLARED)

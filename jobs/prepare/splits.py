@@ -14,7 +14,7 @@ from pydantic import Field
 
 from jobs.datasets import DOMAINS, HISTORIES, ITEMS, SPLITS
 from jobs.errors import NotAvailable
-from jobs.job import Run, main
+from jobs.job import Declared, Run, main
 from jobs.prepare.arrivals.ahead import ahead
 from jobs.prepare.engine import Engine, EngineConfig, open_engine
 from jobs.prepare.events import events_as_of
@@ -223,5 +223,7 @@ def job(config: SplitsConfig, run: Run) -> None:
         run.metric("negatives_missing", made.n_missing)
 
 
+DECLARED = Declared("splits", SplitsConfig, job)
+
 if __name__ == "__main__":
-    main("splits", SplitsConfig, job)
+    main(DECLARED)

@@ -35,7 +35,7 @@ from jobs.datasets import (
 )
 from jobs.errors import NotAvailable
 from jobs.home import Home
-from jobs.job import Config, Run, is_checked, load_manifest, main
+from jobs.job import Config, Declared, Run, is_checked, load_manifest, main
 from jobs.launch import MODULES
 from jobs.manifest import Artifact, Manifest, code_version
 from jobs.report.cost import costs
@@ -309,5 +309,7 @@ def intact(manifest: Manifest, home: Home) -> bool:
     )
 
 
+DECLARED = Declared("report", ReportConfig, job, sources=sources, intact=intact)
+
 if __name__ == "__main__":
-    main("report", ReportConfig, job, sources=sources, intact=intact)
+    main(DECLARED)

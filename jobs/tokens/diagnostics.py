@@ -26,7 +26,7 @@ from jobs.datasets import (
 )
 from jobs.errors import JobError, NotAvailable
 from jobs.home import Home
-from jobs.job import Run, main
+from jobs.job import Declared, Run, main
 from jobs.llm.adapters import find_adapter, load_adapter
 from jobs.llm.backbone import Backbone, load, resolve
 from jobs.llm.diagnostics import LookConfig, asked, diagnostics_table, look
@@ -230,5 +230,7 @@ def _version_artifacts(number: int, home: Home) -> list[Artifact]:
     return [Artifact(name=name, path=f"{home.store}#{number}", sha256=version.manifest_sha256)]
 
 
+DECLARED = Declared("diagnostics", DiagnosticsConfig, job, sources=sources)
+
 if __name__ == "__main__":
-    main("diagnostics", DiagnosticsConfig, job, sources=sources)
+    main(DECLARED)

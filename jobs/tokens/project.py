@@ -17,7 +17,7 @@ from pydantic import Field
 from jobs.datasets import TOKEN_CONFIG, TOKEN_NORMS, TOKEN_WEIGHTS, Dataset
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Run, main
+from jobs.job import Config, Declared, Run, main
 from jobs.llm.backbone import (
     DEFAULT_BACKBONE,
     BackboneFiles,
@@ -244,5 +244,7 @@ def sources(config: ProjectConfig, day: date, home: Home) -> Iterable[Path]:
     return [resolve(config.model, home.cache).record]
 
 
+DECLARED = Declared("project", ProjectConfig, job, sources=sources)
+
 if __name__ == "__main__":
-    main("project", ProjectConfig, job, sources=sources)
+    main(DECLARED)

@@ -40,7 +40,7 @@ from jobs.datasets import (
 )
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Run
+from jobs.job import Declared, Run
 from jobs.llm.adapters import AdapterFiles, find_adapter, load_adapter
 from jobs.llm.attention import suit_attention
 from jobs.llm.backbone import Backbone, chosen_device, load, mean_embedding_norm, resolve
@@ -421,9 +421,12 @@ def sources(config: TuneConfig, day: date, home: Home) -> Iterable[Path]:
     return files
 
 
+DECLARED = Declared("tune", TuneConfig, job, sources=sources, estimate=estimate)
+
+
 def command() -> None:
     """The job's command line, alone or as one of several processes."""
-    lead_or_follow("tune", TuneConfig, job, sources=sources, estimate=estimate)
+    lead_or_follow(DECLARED)
 
 
 if __name__ == "__main__":

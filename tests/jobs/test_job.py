@@ -260,7 +260,7 @@ SCRIPT = textwrap.dedent("""
     import sys, time
     import pyarrow as pa
     from jobs.datasets import ITEM_TEXTS
-    from jobs.job import Config, main
+    from jobs.job import Config, Declared, main
 
     class TextsConfig(Config):
         '''A slow job.'''
@@ -272,7 +272,7 @@ SCRIPT = textwrap.dedent("""
         sys.stderr.flush()
         time.sleep(config.pause_s)
 
-    main("item_texts", TextsConfig, job)
+    main(Declared("item_texts", TextsConfig, job))
 """)
 
 

@@ -111,6 +111,12 @@ def bring_up_to(day: date, source: Source, work: Work, *, restate: bool) -> Arri
     return Arrived(ledger, tuple(changes))
 
 
+def refusal(day: date, source: Source, ledger: Ledger) -> str | None:
+    """What `bring_up_to` would say of files that have changed, unless it is told to restate."""
+    changes = _changes(day, source, ledger)
+    return _refusal(changes, ledger) if changes else None
+
+
 def _day_before(change: Change) -> date:
     is_undated = change.known_day == ALWAYS
     return date.min if is_undated else change.known_day - timedelta(days=1)
