@@ -101,7 +101,7 @@ def figures_of(work: Work, labels: Labels) -> dict[str, Any]:
     return {
         "title": system.title,
         "seed": work.seed,
-        "config": manifest.config if manifest else {},
+        "config": _without_folders(manifest.config) if manifest else {},
         "training": manifest.metrics if manifest else {},
         "train_seconds": points[-1]["seconds"] if system.job and points else 0.0,
         "curve": points if system.job else [],
@@ -112,6 +112,14 @@ def figures_of(work: Work, labels: Labels) -> dict[str, Any]:
             "tidemark": code_version(),
             **{each: version(each) for each in ("torch", "transformers")},
         },
+    }
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A config whose paths are their last part: results speak of no machine."""
+    return {
+        name: Path(value).name if isinstance(value, str) and value.startswith("/") else value
+        for name, value in config.items()
     }
 
 

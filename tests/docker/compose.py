@@ -41,7 +41,8 @@ def load(path: Path, variables: Mapping[str, str]) -> dict[str, Any]:
         is_text = isinstance(value, str)
         return _VARIABLE.sub(lambda m: _value(m, variables), value) if is_text else value
 
-    return filled(yaml.safe_load(path.read_text(encoding="utf-8")))
+    made: dict[str, Any] = filled(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return made
 
 
 def _confinement(service: Service) -> Iterator[str]:
@@ -79,7 +80,7 @@ def _reach(service: Service) -> Iterator[str]:
         if not re.fullmatch(r"127\.0\.0\.1:\d+:\d+", str(port)):
             yield f"port {port} is not on loopback"
     for volume in service.get("volumes", []):
-        source = volume.get("source") if isinstance(volume, dict) else volume.partition(":")[0]
+        source = str(volume["source"] if isinstance(volume, dict) else volume.partition(":")[0])
         if "docker.sock" in str(volume):
             yield "holds the engine's socket: that is root"
         if source.startswith(("/", ".", "~")) and not (
