@@ -18,11 +18,13 @@ export TOKENIZERS_PARALLELISM ?= false
 SOURCE ?=
 DAY ?=
 # Each source has a home of its own, called after it, or after the folder of a tidemark.yaml; all of
-# them go away with `rm -r .tidemark*`.
+# them go away with `rm -r .tidemark*`. Make cuts names at spaces, so the name is made without them.
 ifneq ($(SOURCE),)
-SOURCE_NAME := $(notdir $(basename $(SOURCE:/=)))
+SPACE := $(subst ,, )
+SOURCE_PATH := $(subst $(SPACE),_,$(abspath $(subst $(SPACE),_,$(SOURCE))))
+SOURCE_NAME := $(notdir $(basename $(SOURCE_PATH)))
 ifeq ($(SOURCE_NAME),tidemark)
-SOURCE_NAME := $(notdir $(patsubst %/,%,$(dir $(abspath $(SOURCE)))))
+SOURCE_NAME := $(notdir $(patsubst %/,%,$(dir $(SOURCE_PATH))))
 endif
 export TIDEMARK_HOME ?= .tidemark-$(SOURCE_NAME)
 endif

@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ADVISORIES = "https://pypi.org/pypi/pip/json"  # what pip-audit asks, for each package
-PIP_AUDIT = "pip-audit==2.9.0"
+PIP_AUDIT = "pip-audit==2.10.1"
 TIMEOUT_S = 10
 
 

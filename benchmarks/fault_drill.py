@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -105,6 +106,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Strike what is not done yet, print the table, write the result."""
     given = arguments()
+    # Ended politely, a drill stops what it started; killed, it only goes on where it was.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     asked = {part: chosen(part, given) for part in PARTS}
     if given.list:
         print("\n".join(fault.name for faults in asked.values() for fault in faults))

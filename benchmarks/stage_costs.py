@@ -1,9 +1,9 @@
-"""What the stages cost that no other benchmark measures: ingest, features, texts, profiles, checks.
+"""What the stages cost that no other benchmark measures: ingest, features, texts, profiles.
 
     python benchmarks/stage_costs.py /tmp/stage-costs --scales 12 40 125
 
 The sample warehouse at rising scales (scale 125 is a million events) goes through the jobs as a
-night runs them, each job and each check a process of its own with one thread; CPU seconds and peak
+night runs them, each job a process of its own with one thread; CPU seconds and peak
 memory are those of that process. Profiles are measured on the random home of `profiles_scale.py`.
 Written to benchmarks/results/stage-costs.json, which docs/scaling.md is made from.
 """
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,16 @@ def cost(words: Sequence[str], home: Home) -> dict[str, float]:
     }
 
 
-def with_check(job: str, home: Home, flags: Mapping[str, object]) -> dict[str, dict[str, float]]:
-    """What a job costs, and what its check does."""
-    day = str(DAY)
-    return {
-        job: cost(arguments(job, **flags, force=True, day=day), home),
-        f"check_{job}": cost(arguments("check", producer=job, day=day), home),
-    }
-
-
 def of_sample(folder: Path, scale: int) -> dict[str, Any]:
-    """The jobs of data preparation on a sample of that scale."""
+    """The jobs of data preparation on a sample of that scale, in a home that knows nothing yet."""
     home, raw = Home(folder / f"home-{scale}"), folder / f"raw-{scale}"
+    shutil.rmtree(home.root, ignore_errors=True)
     write_sample(raw, scale=scale)
     costs: dict[str, dict[str, float]] = {}
     for job in JOBS:
-        costs |= with_check(job, home, {"source": raw} if job == "ingest" else {})
+        flags = {"source": raw} if job == "ingest" else {}
+        costs[job] = cost(arguments(job, **flags, day=str(DAY)), home)
+        cost(arguments("check", producer=job, day=str(DAY)), home)  # the next job asks for it
     (totals,) = pq.read_table(home.output(EVENT_TOTALS, DAY), partitioning=None).to_pylist()
     return {"scale": scale, "n_events": totals["n_events"], "costs": costs}
 

@@ -24,6 +24,7 @@ from jobs_as_tasks import (
     EMBEDDING_VERSIONS,
     MODEL,
     ON_GPU,
+    TOKENS,
     VERSION,
     check,
     deadline,
@@ -38,7 +39,7 @@ from jobs_as_tasks import (
     max_active_runs=1,
     doc_md=__doc__,
     tags=["tidemark", "scoring"],
-    params={"day": DAY, "version": VERSION, "model": MODEL},
+    params={"day": DAY, "version": VERSION, "model": MODEL, "tokens": TOKENS},
     default_args=DEFAULTS,
     deadline=deadline(timedelta(hours=4), "the report is late, production is not touched"),
 )

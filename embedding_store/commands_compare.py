@@ -146,7 +146,7 @@ def export(
     store: Store,
     to: Annotated[Path, typer.Option("--to", help="Folder that gets a dataset for each table.")],
     format: Annotated[
-        ExportFormat, typer.Option("--format", help="Needs tidemark[lance] or tidemark[delta].")
+        ExportFormat, typer.Option("--format", help="Needs tidemark with the extra of that name.")
     ],
     ref: Ref = "production",
     tables: Annotated[

@@ -49,7 +49,10 @@ def _run_job(words: list[str], home: Home) -> dict[str, Any]:
         words, env=_environment(home), stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
-        raise StepFailed(f"{' '.join(words[1:])} ended with status {done.returncode}")
+        raise StepFailed(
+            f"{' '.join(words[1:])} ended with status {done.returncode}; why is said above, and "
+            "the same command goes on from there"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -187,7 +190,7 @@ def run_through_airflow(
         if adapter == str(day):
             test(ADAPTATION, **night)
         test(embeddings, **night, tokens=tokens, adapter=adapter)
-        test(scoring, model=model, version=_published(home, day))
+        test(scoring, model=model, tokens=tokens, version=_published(home, day))
 
 
 def _published(home: Home, day: date) -> int:

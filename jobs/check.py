@@ -34,6 +34,7 @@ from jobs.errors import ContractError, NotAvailable
 from jobs.failures import one_line, told
 from jobs.home import Home
 from jobs.job import is_checked, load_manifest, mark_checked
+from jobs.launch import MODULES
 from jobs.logs import configure_logs
 from jobs.manifest import code_version
 from jobs.prepare.events import event_tables, events_on_disk
@@ -67,7 +68,8 @@ def _made(needed: Dataset, day: date, home: Home, dataset: Dataset) -> Path:
     path = home.output(needed, day)
     if load_manifest(home, needed.producer, day) is None or not path.is_file():
         raise NotAvailable(
-            f"{needed.name} of {day}, which the check of {dataset.name} needs, is absent"
+            f"{needed.name} of {day}, which the check of {dataset.name} needs, is absent; "
+            f"run: python -m {MODULES[needed.producer]} --day {day}"
         )
     return path
 
@@ -77,7 +79,9 @@ def _refuse(dataset: Dataset, day: date, found: pa.Table) -> None:
         rows = "\n  ".join(str(row) for row in found.slice(0, _SHOWN).to_pylist())
         raise ContractError(
             f"{dataset.name} of {day}: {found.num_rows} violations of "
-            f"sql/checks/{dataset.name}.sql, the first:\n  {rows}"
+            f"sql/checks/{dataset.name}.sql, the first:\n  {rows}\n"
+            f"No job reads the table until it passes: mend what came in, run "
+            f"python -m {MODULES[dataset.producer]} --day {day}, then its check again"
         )
 
 

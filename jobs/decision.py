@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 
+from jobs.committed import committed, is_whole
 from jobs.datasets import BY_NAME
-from jobs.files import sha256_file
 from jobs.home import Home
-from jobs.manifest import Artifact, Manifest, load_manifest
+from jobs.manifest import Artifact, Manifest
 
 Kind = Literal["new", "config", "source", "input", "output", "effect", "forced", "follows"]
 Intact = Callable[[Manifest, Home], bool]
@@ -128,15 +127,4 @@ def _of_outputs(then: Sequence[Artifact], home: Home) -> Iterator[Reason]:
 
 def _why_not_intact(intact: Intact) -> str:
     asks = (intact.__doc__ or intact.__name__).strip().splitlines()[0].rstrip(".")
-    return f"no longer holds: {asks[:1].lower()}{asks[1:]}"
-
-
-def committed(home: Home, name: str, day: date) -> Artifact | None:
-    """What the manifest of its producer says of a dataset; None if it was not made."""
-    manifest = load_manifest(home, BY_NAME[name].producer, day)
-    return manifest.output(name) if manifest else None
-
-
-def is_whole(path: Path, sha256: str) -> bool:
-    """Whether the file is there and holds these bytes."""
-    return path.is_file() and sha256_file(path) == sha256
+    return f"is no longer so: {asks.removeprefix('Whether ')}"

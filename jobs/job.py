@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -23,10 +22,13 @@ from safetensors.numpy import load_file, save_file
 from jobs.answer import answer
 from jobs.attempt import Told, named
 from jobs.command_line import parse
+from jobs.committed import is_checked as is_checked
+from jobs.committed import is_whole, required, source_artifacts
+from jobs.committed import mark_checked as mark_checked
 from jobs.contract import Conforming, RowGroups, conform
 from jobs.datasets import BY_NAME, Dataset, Format
-from jobs.decision import Asked, Intact, Reason, committed, is_whole, reasons
-from jobs.errors import JobError, NotAvailable, SourceError
+from jobs.decision import Asked, Intact, Reason, reasons
+from jobs.errors import JobError, NotAvailable
 from jobs.failures import EXIT_BUSY as EXIT_BUSY
 from jobs.failures import EXIT_FAILED as EXIT_FAILED
 from jobs.failures import told
@@ -114,8 +116,17 @@ class Run:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self._folder / "lock", self._wait_s, self.log)
         shutil.rmtree(self._staging, ignore_errors=True)
+        self._remove_damaged_manifest()
         self._started = time.monotonic()
         return self
+
+    def _remove_damaged_manifest(self) -> None:
+        """A manifest that rotted on the disk is none: the work is done again, and says so."""
+        try:
+            load_manifest(self.home, self.job, self.day)
+        except NotAvailable as error:
+            self.log.warning("removed: no manifest means no output", why=str(error))
+            self.home.manifest(self.job, self.day).unlink()
 
     def __exit__(
         self,
@@ -226,7 +237,7 @@ class Run:
             NotAvailable: no manifest names it, its bytes are not the manifest's, or its checks
                 have not passed.
         """
-        artifact = _committed(self.home, dataset, self.day)
+        artifact = required(self.home, dataset, self.day)
         path = self.home.root / artifact.path
         if not is_whole(path, artifact.sha256):
             raise NotAvailable(
@@ -300,7 +311,10 @@ class Run:
         """Stage a set of weights as safetensors."""
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
-                raise JobError(f"{dataset.name}: tensor '{name}' holds NaN or infinity")
+                raise JobError(
+                    f"{dataset.name}: tensor '{name}' holds NaN or infinity: training has "
+                    "diverged; try a lower rate of learning, or --dtype float32"
+                )
         save_file(dict(tensors), self._stage(dataset, Format.SAFETENSORS))
         self._record(dataset, None)
 
@@ -354,35 +368,6 @@ class Run:
         self.log.info("staged", dataset=dataset.name, rows=n_rows)
 
 
-# -- what is committed ---------------------------------------------------------------------------
-
-
-def _committed(home: Home, dataset: Dataset, day: date) -> Artifact:
-    artifact = committed(home, dataset.name, day)
-    if artifact is None:
-        raise NotAvailable(
-            f"{dataset.name} of {day} does not exist: job '{dataset.producer}' has not run for "
-            f"that day in {home.root}"
-        )
-    return artifact
-
-
-def is_checked(home: Home, dataset: Dataset, day: date) -> bool:
-    """Whether the committed bytes of `dataset` are those that passed `sql/checks`."""
-    try:
-        mark = json.loads(home.check_mark(dataset, day).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    artifact = committed(home, dataset.name, day)
-    return mark["sha256"] == (artifact.sha256 if artifact else None)
-
-
-def mark_checked(home: Home, dataset: Dataset, day: date) -> None:
-    """Write down that the committed bytes of `dataset` have passed."""
-    sha256 = _committed(home, dataset, day).sha256
-    write_atomically(home.check_mark(dataset, day), json.dumps({"sha256": sha256}))
-
-
 def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         path,
@@ -391,28 +376,6 @@ def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
         write_page_checksum=True,
     )
-
-
-def source_artifacts(sources: Iterable[Path | Artifact]) -> list[Artifact]:
-    """Files from outside the home as a manifest names them, by their place.
-
-    Raises:
-        SourceError: one cannot be read.
-    """
-    return [_source_artifact(each) for each in sorted(sources, key=_place_of_source)]
-
-
-def _place_of_source(source: Path | Artifact) -> str:
-    return source.path if isinstance(source, Artifact) else str(source)
-
-
-def _source_artifact(path: Path | Artifact) -> Artifact:
-    if isinstance(path, Artifact):
-        return path
-    try:
-        return Artifact(name=path.name, path=str(path), sha256=sha256_file(path))
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 # -- command -------------------------------------------------------------------------------------
@@ -473,7 +436,7 @@ def execute(
                 return Outcome("unchanged", last)
             job(config, run)
             if not run.has_written:
-                raise JobError(f"job '{name}' wrote nothing")
+                raise JobError(f"job '{name}' wrote nothing, which is a defect; report it")
         manifest = load_manifest(home, name, day)
         assert manifest is not None
         run.log.info("done", seconds=manifest.seconds)

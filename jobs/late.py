@@ -29,7 +29,7 @@ def message(context: Mapping[str, Any], do: str) -> dict[str, Any]:
     return {
         "alert": "deadline missed",
         "dag": run.get("dag_id"),
-        "run": run.get("run_id"),
+        "run": run.get("dag_run_id"),
         "day": run.get("partition_key") or str(run.get("logical_date") or "")[:10] or None,
         "state": run.get("state"),
         "deadline": str(deadline.get("deadline_time")),

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from jobs.errors import NotAvailable
 from jobs.home import Home
 
 _PACKAGES = ("jobs", "embedding_store", "sql")
@@ -53,12 +54,28 @@ class Manifest(BaseModel):
 
 
 def load_manifest(home: Home, job: str, day: date) -> Manifest | None:
-    """The manifest of a job's last good run on a day; None if there is none."""
+    """The manifest of a job's last good run on a day; None if there is none.
+
+    Raises:
+        NotAvailable: there is one, and it cannot be read; a run of the job writes a new one.
+    """
+    path = home.manifest(job, day)
     try:
-        text = home.manifest(job, day).read_text(encoding="utf-8")
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return Manifest.model_validate_json(text)
+    except ValueError as error:  # no UTF-8, no JSON, or another form
+        raise NotAvailable(
+            f"{path} is damaged ({str(error).splitlines()[0]}); run job '{job}' again for {day}"
+        ) from error
+
+
+def readable_manifest(home: Home, job: str, day: date) -> Manifest | None:
+    """As `load_manifest`; one that cannot be read counts as none."""
+    try:
+        return load_manifest(home, job, day)
+    except NotAvailable:
+        return None
 
 
 def peak_memory_bytes() -> int:

@@ -17,7 +17,7 @@ from embedding_store.lookup import open_version
 from jobs.attempt import ENDS, Attempt, load_attempt
 from jobs.home import Home
 from jobs.launch import MODULES
-from jobs.manifest import Manifest, code_version, load_manifest
+from jobs.manifest import Manifest, code_version, readable_manifest
 from jobs.report.cost import costs
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -80,7 +80,7 @@ def _of_jobs(home: Home, days: Iterable[date]) -> list[Family]:
     for day in days:
         for job in MODULES:
             labels = {"job": job, "day": str(day)}
-            manifest = load_manifest(home, job, day)
+            manifest = readable_manifest(home, job, day)
             if manifest is not None:
                 work.add_manifest(manifest, labels)
             if (last := load_attempt(home, job, day)) is not None:
@@ -174,7 +174,7 @@ def _of_store(home: Home, days: Iterable[date]) -> list[Family]:
     except StoreError:
         pass  # no store yet, or nothing was promoted: no sample, which an alert can ask for
     for day in days:
-        if (published := load_manifest(home, "publish", day)) is not None:
+        if (published := readable_manifest(home, "publish", day)) is not None:
             refused.add(not published.result.get("promoted", True), day=str(day))
             gates.add(published.metrics.get("n_gates_failed"), day=str(day))
     return [version, as_of, refused, gates]

@@ -20,12 +20,11 @@ from jobs.launch import MODULES
 BOUNDS: dict[str, dict[str, object]] = {
     "auc": {"min_auc": 0.99},
     "auc_change": {"max_auc_loss": -0.9},
-    "overlap": {"min_overlap": 1.5},
     "recall": {"min_recall": 1.5},
     "coverage": {"min_coverage": 1.5},
     "norms": {"max_norm_ratio": 0.5},
     "collapse": {"max_mean_cosine": -1.5},
-    "mean_shift": {"max_mean_shift": -1.0},
+    "zero": {"max_zero_share": -1.0},
 }
 
 

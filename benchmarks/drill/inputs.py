@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 from drill.faults import Kind, Seen, Setting
 from drill.invariants import half_visible, outputs, production, store_problems, versions_of
@@ -20,19 +21,19 @@ from jobs.launch import MODULES, NIGHTLY
 DELIVERY = f"ratings/{FIRST}.csv"  # what the second night reads for the first time
 
 
-def flip(path: Path, setting: Setting, n_bits: int = 1) -> None:
+def flip(path: Path, chance: Random, n_bits: int = 1) -> None:
     """Turn some bits of a file over."""
     content = bytearray(path.read_bytes())
     for _ in range(n_bits):
-        place = setting.random.randrange(len(content))
-        content[place] ^= 1 << setting.random.randrange(8)
+        place = chance.randrange(len(content))
+        content[place] ^= 1 << chance.randrange(8)
     path.write_bytes(content)
 
 
-def cut(path: Path, setting: Setting) -> None:
+def cut(path: Path, chance: Random) -> None:
     """Take away a random end of a file."""
     content = path.read_bytes()
-    path.write_bytes(content[: setting.random.randrange(1, len(content))])
+    path.write_bytes(content[: chance.randrange(1, len(content))])
 
 
 # -- deliveries ------------------------------------------------------------------------------------
@@ -89,14 +90,14 @@ def _as_undisturbed_content(setting: Setting, home: Home, seen: Seen) -> None:
 def delivery_cut_short(setting: Setting, seen: Seen) -> None:
     """A transfer that broke off."""
     seen.end = "the newest delivery ends early"
-    _damaged_delivery(setting, seen, lambda path: cut(path, setting))
+    _damaged_delivery(setting, seen, lambda path: cut(path, setting.random))
 
 
 def delivery_with_flipped_bits(setting: Setting, seen: Seen) -> None:
     """A disk or a wire that errs."""
     n_bits = setting.random.randint(1, 20)
     seen.end = f"{n_bits} bits of the newest delivery are flipped"
-    _damaged_delivery(setting, seen, lambda path: flip(path, setting, n_bits))
+    _damaged_delivery(setting, seen, lambda path: flip(path, setting.random, n_bits))
 
 
 def delivery_with_other_columns(setting: Setting, seen: Seen) -> None:
@@ -128,7 +129,7 @@ def table_with_flipped_bits(setting: Setting, seen: Seen) -> None:
     seen.end = f"a bit of {dataset.name} is flipped before {job} reads it"
     seen.recovered_by = f"{dataset.producer} again"
     with setting.home(setting.world.before(job)) as home:
-        flip(home.output(dataset, SECOND), setting)
+        flip(home.output(dataset, SECOND), setting.random)
         refused = setting.nursery.run(MODULES[job], setting.world.words(job), home.root)
         seen.refused_in_words(job, refused, dataset.producer, "run that job again")
         setting.retried(dataset.producer, home, seen)
@@ -144,7 +145,7 @@ def partition_with_flipped_bits(setting: Setting, seen: Seen) -> None:
             f"a bit of the events of {path.parent.name.removeprefix('event_day=')} is flipped"
         )
         seen.recovered_by = "remove the file, then ingest --restate"
-        flip(path, setting)
+        flip(path, setting.random)
         refused = setting.nursery.run(MODULES["splits"], setting.world.words("splits"), home.root)
         seen.refused_in_words("splits", refused, path.name, "--restate")
         path.unlink()
@@ -162,7 +163,7 @@ def torn_manifest(setting: Setting, seen: Seen) -> None:
     seen.end = f"the manifest of {job} ends early"
     seen.recovered_by = f"{job} again"
     with setting.home(setting.world.before(after)) as home:
-        cut(home.manifest(job, SECOND), setting)
+        cut(home.manifest(job, SECOND), setting.random)
         refused = setting.nursery.run(MODULES[after], setting.world.words(after), home.root)
         seen.refused_in_words(after, refused, job)
         setting.retried(job, home, seen)
@@ -182,7 +183,7 @@ def torn_checkpoint(setting: Setting, seen: Seen) -> None:
         run.wait()
         kept = sorted(folder.glob("**/step-*.safetensors"))
         if kept:
-            flip(kept[-1], setting)
+            flip(kept[-1], setting.random)
         setting.retried(job, home, seen)
 
 
@@ -194,7 +195,7 @@ def backbone_cut_short(setting: Setting, seen: Seen) -> None:
         folder = home.root.with_name(f"{home.root.name}.backbone")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(setting.world.backbone, folder)
-        cut(folder / "model.safetensors", setting)
+        cut(folder / "model.safetensors", setting.random)
         words = setting.world.words("distil", model=folder)
         refused = setting.nursery.run(MODULES["distil"], words, home.root)
         seen.refused_in_words("distil", refused, str(folder))
@@ -210,7 +211,7 @@ def _damaged_file(home: Home, setting: Setting, version: int) -> Path:
     with EmbeddingStore(home.store).open(version, verify="off") as opened:
         paths = sorted(entry.path for entry in opened.manifest.files if entry.bytes)
     path = Path(home.store) / setting.random.choice(paths)
-    flip(path, setting)
+    flip(path, setting.random)
     return path
 
 

@@ -16,8 +16,8 @@ _TRIES = 5  # a run may end before it is killed
 CHECK = "check"
 
 
-def kill(job: str, home: Home, setting: Setting) -> tuple[Ended, str]:
-    """Start a job and kill it; how it ended, and when it was struck."""
+def kill(job: str, home: Home, setting: Setting, whole_s: float) -> tuple[Ended, str]:
+    """Start a job and kill it within `whole_s`; how it ended, and when it was struck."""
     words, world = setting.world.words(job), setting.world
     if setting.number % 2 == 0:
         place = setting.random.randint(1, world.changes[job])
@@ -25,19 +25,20 @@ def kill(job: str, home: Home, setting: Setting) -> tuple[Ended, str]:
         return ended, f"before change {place} of {world.changes[job]} of a file"
     share = setting.random.uniform(0.05, 0.9)
     run = setting.start(MODULES[job], words, home)
-    time.sleep(share * world.seconds[job])
+    time.sleep(share * whole_s)
     run.kill()
-    return run.wait(), f"after {share:.0%} of its time"
+    return run.wait(), f"after {share * whole_s:.2f} s"
 
 
 def strike(job: str, setting: Setting) -> Seen:
     """Kill, look, run it again, look again; a third run finds nothing to do."""
     if job == CHECK:
         return _strike_check(setting)
-    for _ in range(_TRIES):
+    for n in range(_TRIES):
         seen = Seen()
+        whole_s = setting.world.seconds[job] / 2**n  # the machine may be less busy than it was
         with setting.home(setting.world.before(job)) as home:
-            ended, when = kill(job, home, setting)
+            ended, when = kill(job, home, setting, whole_s)
             if ended.status != -signal.SIGKILL:  # it came through before
                 continue
             seen.end = f"killed {when}"

@@ -9,8 +9,9 @@ import numpy as np
 
 from drill.invariants import differences, half_visible, leftovers, outputs
 from drill.runs import Nursery
-from drill.world import World, run_checked, vectors_of
+from drill.world import World, run_checked, vectors_of, write_known
 from jobs.home import Home
+from jobs.job import load_manifest
 from jobs.launch import MODULES, NIGHTLY, arguments
 from jobs.night_flags import NightFlags
 
@@ -37,10 +38,10 @@ class Nights:
         for day in days[self._n_made :]:
             self._make(day)
         self._n_made = max(self._n_made, n_nights)
-        known = {}
+        known: dict[str, np.ndarray] = {}
         for day in days:
             known |= vectors_of(self.home, day)
-        np.savez(self.known, **known)
+        write_known(self.known, known)
         return days
 
     def _make(self, day: date) -> None:
@@ -62,6 +63,13 @@ class Nights:
                 raise RuntimeError(f"{job} of {day} ended with {ended.status}: {ended.said}")
             if job == "publish":
                 version = int(ended.answer["version"])
+                if not ended.answer["promoted"]:
+                    return  # a healthy night may be refused; then nothing is scored
+
+    def is_promoted(self, day: date) -> bool:
+        """Whether the version of a night passed its gates."""
+        published = load_manifest(self.home, "publish", day)
+        return published is not None and bool(published.result["promoted"])
 
     def lend(self, home: Home) -> None:
         """Give a new home the first night."""

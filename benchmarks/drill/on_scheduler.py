@@ -41,11 +41,8 @@ def kill_job(what: str, stage: Stage) -> Seen:
     while True:
         job = _job(stage)
         time.sleep(stage.random.uniform(0, 0.5))
-        if _sent(job.pid, signal.SIGKILL):
-            break
-    seen = Seen(end=f"the job of {job.task[2]} was killed", recovered_by="itself")
-    stage.wait_for_retry(job.task, seen)
-    return seen
+        if _sent(job.pid, signal.SIGKILL) and stage.is_tried_again(job.task):
+            return Seen(end=f"the job of {job.task[2]} was killed", recovered_by="itself")
 
 
 def kill_runner(what: str, stage: Stage) -> Seen:
@@ -55,16 +52,20 @@ def kill_runner(what: str, stage: Stage) -> Seen:
         if _sent(job.pid, signal.SIGSTOP):  # a job that takes longer than its task's heartbeat
             break
     seen = Seen(end=f"the {what} of {job.task[2]} was killed", recovered_by="itself")
-    _sent(job.runner if what == "runner" else job.supervisor, signal.SIGKILL)
-    stage.wait_for_retry(job.task, seen)
-    time.sleep(stage.random.uniform(10, 20))  # the next try finds the job alive
-    seen.expect(_sent(job.pid, signal.SIGCONT), "the job did not outlive its runner")
+    try:
+        _sent(job.runner if what == "runner" else job.supervisor, signal.SIGKILL)
+        seen.expect(stage.is_tried_again(job.task), "the task was not tried again")
+        time.sleep(stage.random.uniform(10, 25))  # the next try finds the job alive
+    finally:
+        lives = _sent(job.pid, signal.SIGCONT)
+    seen.expect(lives, "the job did not outlive its runner")
     return seen
 
 
 def kill_scheduler(what: str, stage: Stage) -> Seen:
     """Kill -9 of the scheduler, alone or with its workers."""
     time.sleep(stage.random.uniform(0, 4))
+    stage.forsaken |= set(stage.workers())
     stage.airflow.kill("scheduler", with_children=what == "with its workers")
     time.sleep(stage.random.uniform(0, 2))
     stage.airflow.start("scheduler")

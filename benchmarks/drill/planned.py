@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -23,19 +22,6 @@ from jobs.job import load_manifest
 
 _TRIES = 3
 MISTAKE = "misspelt key"
-
-
-def _clear(stage: Stage, dag: str, run: str, *tasks: str) -> None:
-    """What the runbook says: clear what failed, and what waits for it."""
-    body: dict[str, Any] = {
-        "dry_run": False,
-        "dag_run_id": run,
-        "only_failed": not tasks,
-        "include_downstream": True,
-        "reset_dag_runs": True,
-        **({"task_ids": list(tasks)} if tasks else {}),
-    }
-    stage.airflow.call("POST", f"/dags/{dag}/clearTaskInstances", json=body)
 
 
 @contextmanager
@@ -68,7 +54,7 @@ def bad_mapping(what: str, stage: Stage) -> Seen:
         run = stage.airflow.trigger(FEATURES, day=str(stage.day), conf=conf)
         _failed(stage, seen, run, "ingest", word)
         (source / NAME).write_text(good, encoding="utf-8")
-        _clear(stage, FEATURES, run)
+        stage.clear(FEATURES, run)
         stage.airflow.wait(FEATURES, run)
     return seen
 
@@ -84,7 +70,7 @@ def bad_delivery(what: str, stage: Stage) -> Seen:
         run = stage.airflow.trigger(FEATURES, day=str(stage.day), conf=conf)
         _failed(stage, seen, run, "ingest", delivery.name)
         delivery.write_text(good, encoding="utf-8")
-        _clear(stage, FEATURES, run)
+        stage.clear(FEATURES, run)
         stage.airflow.wait(FEATURES, run)
     return seen
 
@@ -99,14 +85,14 @@ def bad_table(what: str, stage: Stage) -> Seen:
     airflow.until(lambda: EMBEDDINGS in stage.runs(), "the embeddings of the day have begun")
     run = stage.runs()[EMBEDDINGS]["dag_run_id"]
     airflow.wait_for_task(EMBEDDINGS, run, "distil", ("scheduled",))
-    flip(stage.home.output(ITEM_TEXTS, stage.day), stage)
+    flip(stage.home.output(ITEM_TEXTS, stage.day), stage.random)
     set_slots(stage, 1)
     airflow.wait(EMBEDDINGS, run, state="failed")
     log = airflow.task_log(EMBEDDINGS, run, "distil", _TRIES)
     seen.expect("item_texts" in log and "run that job again" in log, f"distil said {log[-500:]}")
-    _clear(stage, FEATURES, first, "item_texts")
+    stage.clear(FEATURES, first, "item_texts")
     airflow.wait(FEATURES, first)
-    _clear(stage, EMBEDDINGS, run)
+    stage.clear(EMBEDDINGS, run)
     airflow.wait(EMBEDDINGS, run)
     return seen
 

@@ -39,7 +39,7 @@ def main() -> None:
     known = dict(np.load(known_path))
     n_reads, versions, wrong = 0, set(), []
     held = open_version(store, int(pinned[0])) if pinned else None
-    while not Path(stop).exists():
+    while True:
         try:
             if held is not None:
                 seen = held
@@ -51,9 +51,10 @@ def main() -> None:
             n_reads += 1
         except Exception as error:
             wrong.append(repr(error))
-        select.select(
-            [], [], [], float(pause_s)
-        )  # under libfaketime time.sleep raises now and then
+        if Path(stop).exists():
+            break
+        # Under libfaketime time.sleep raises now and then.
+        select.select([], [], [], float(pause_s))
     if held is not None:
         held.close()
     said = {"reads": n_reads, "versions": sorted(versions), "wrong": wrong[:5]}

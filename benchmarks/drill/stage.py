@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import httpx
 
 from drill.faults import Fault, Seen
 from drill.nights import Nights
@@ -20,10 +24,11 @@ from tests.dags.operating import ENDED
 from tests.dags.scheduler import Scheduler
 
 FEATURES, EMBEDDINGS, SCORING = "nightly_features", "nightly_embeddings", "offline_scoring"
-PATIENCE_S = 900.0
-_POLL_S = 0.5
+PATIENCE_S = 1_800.0  # machines may be busy
+_ASKED = 60  # times, some seconds apart
 _MODULE = re.compile(rb"\0-m\0(jobs\.[a-z_.]+)\0")
 _READ_EVERY_S = "2"
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Stage:
         random: of the fault that strikes now.
         number: of that fault.
         struck: tasks whose job or runner was killed: each once a night, for a task has three tries.
+        forsaken: workers of schedulers that were killed alone.
     """
 
     airflow: Scheduler
@@ -107,6 +113,7 @@ class Stage:
     random: random.Random = field(default_factory=random.Random)
     number: int = 0
     struck: set[tuple[str, str, str]] = field(default_factory=set)
+    forsaken: set[int] = field(default_factory=set)
 
     def enter(self, fault: Fault, seed: int) -> None:
         """Draw for this fault what is always drawn for it."""
@@ -118,25 +125,41 @@ class Stage:
         """The run of each DAG for the day, as far as they are there."""
         found = {}
         for dag in (FEATURES, EMBEDDINGS, SCORING):
-            for run in self.airflow.runs(dag):
+            for run in self._asked(lambda dag=dag: self.airflow.runs(dag)):  # type: ignore[misc]
                 if str(self.day) in (run.get("partition_key"), str(run.get("logical_date"))[:10]):
                     found[dag] = run
         return found
 
+    def _asked(self, ask: Callable[[], Answer]) -> Answer:
+        """What the API says, once it is there: the faults strike what it stands on, too."""
+        for _ in range(_ASKED):
+            try:
+                return ask()
+            except (RuntimeError, httpx.HTTPError):
+                time.sleep(2)
+        return ask()
+
     def has_ended(self) -> bool:
         """Whether the night has come to its end, or to one that no other run follows."""
         states = {dag: run["state"] for dag, run in self.runs().items()}
-        return "failed" in states.values() or states.get(SCORING) in ENDED
+        return "failed" in states.values() or states.get(self._dags()[-1]) in ENDED
 
-    def wait_for_the_end(self, seen: Seen, patience_s: float = PATIENCE_S) -> None:
-        """Until the night has ended; it must have ended well."""
-        try:
-            self.airflow.until(self.has_ended, f"the night of {self.day} has ended", patience_s)
-        except TimeoutError as late:
-            seen.problems.append(str(late))
+    def _dags(self) -> tuple[str, ...]:
+        """The DAGs that have a run: a version that was refused is not scored."""
+        dags = (FEATURES, EMBEDDINGS, SCORING)
+        return dags if self.nights.is_promoted(self.day) else dags[:-1]
+
+    def wait_for_the_end(self, seen: Seen) -> None:
+        """Until the night has ended well; a task that was struck at all its tries is cleared."""
+        self._wait(seen)
+        failed = [(dag, run) for dag, run in self.runs().items() if run["state"] == "failed"]
+        for dag, run in failed:
+            self.clear(dag, run["dag_run_id"])
+            seen.recovered_by = f"clear what failed in {dag}"
+        if failed:
+            self._wait(seen)
         states = {dag: run["state"] for dag, run in self.runs().items()}
-        wanted = dict.fromkeys((FEATURES, EMBEDDINGS, SCORING), "success")
-        if states != wanted:
+        if states != dict.fromkeys(self._dags(), "success"):
             told = [
                 self.airflow.told(dag, run["dag_run_id"])[-1_500:]
                 for dag, run in self.runs().items()
@@ -144,10 +167,28 @@ class Stage:
             ]
             seen.problems.append(f"the runs of {self.day} are {states}: {' '.join(told)}")
 
+    def _wait(self, seen: Seen) -> None:
+        try:
+            self.airflow.until(self.has_ended, f"the night of {self.day} has ended", PATIENCE_S)
+        except TimeoutError as late:
+            seen.problems.append(str(late))
+
+    def clear(self, dag: str, run: str, *tasks: str) -> None:
+        """What the runbook says: clear some tasks, or what failed, and what waits for it."""
+        body: dict[str, Any] = {
+            "dry_run": False,
+            "dag_run_id": run,
+            "only_failed": not tasks,
+            "include_downstream": True,
+            "reset_dag_runs": True,
+            **({"task_ids": list(tasks)} if tasks else {}),
+        }
+        self._asked(lambda: self.airflow.call("POST", f"/dags/{dag}/clearTaskInstances", json=body))
+
     def state_of(self, task: tuple[str, str, str]) -> tuple[str, int]:
         """State and number of the try of a task."""
         dag, run, name = task
-        for each in self.airflow.tasks(dag, run):
+        for each in self._asked(lambda: self.airflow.tasks(dag, run)):
             if each["task_id"] == name:
                 return str(each["state"]), int(each["try_number"])
         return "none", 0
@@ -169,24 +210,39 @@ class Stage:
             looked_at += 1
             if looked_at % 10 == 0 and self.has_ended():
                 return None
-            time.sleep(0.1)
+            time.sleep(0.2)
         return None
 
-    def wait_for_retry(self, task: tuple[str, str, str], seen: Seen) -> None:
-        """Until the task is tried again."""
+    def is_tried_again(self, task: tuple[str, str, str]) -> bool:
+        """Wait until a task is tried again; False if it had ended well before it was struck."""
+        found: list[tuple[str, int]] = []
 
-        def again() -> bool:
-            state, number = self.state_of(task)
-            return state == "up_for_retry" or number > 1
+        def known() -> bool:
+            found[:] = [self.state_of(task)]
+            state, number = found[0]
+            return state in ("up_for_retry", *ENDED) or number > 1
 
-        try:
-            self.airflow.until(again, f"{task[2]} is tried again", 240)
-        except TimeoutError as late:
-            seen.problems.append(str(late))
+        self.airflow.until(known, f"{task[2]} is tried again", PATIENCE_S)
+        return found[0] != ("success", 1)
+
+    def workers(self) -> list[int]:
+        """Processes of the executor; their titles hide their environment from `left_over`."""
+        scheduler = self.airflow.scheduler_pid
+        pids = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+        return [pid for pid in pids if parent_of(pid) == scheduler]
+
+    def end_forsaken(self) -> None:
+        """End workers whose scheduler was killed: idle for ever, where nobody ends their group."""
+        for pid in self.forsaken:
+            with suppress(OSError):
+                if b"LocalExecutor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+        self.forsaken.clear()
 
     def revive(self) -> list[str]:
         """Start what has ended, as a service manager does, until all is well; what was started."""
         started: list[str] = []
+        since = datetime.now(UTC).isoformat()
 
         def well() -> bool:
             for name in self.airflow.components:
@@ -195,10 +251,18 @@ class Stage:
                 except RuntimeError:
                     self.airflow.start(name)
                     started.append(name)
-            return self.airflow.healthy()
+            return self.airflow.healthy() and self._heartbeat() > since
 
-        self.airflow.until(well, "every component is healthy", 300)
+        self.airflow.until(well, "every component is healthy", PATIENCE_S)
         return started
+
+    def _heartbeat(self) -> str:
+        """Of the scheduler, in UTC."""
+        try:
+            found = self.airflow.call("GET", "/monitor/health")
+        except (RuntimeError, httpx.HTTPError):
+            return ""
+        return str(found["scheduler"]["latest_scheduler_heartbeat"])
 
     # -- readers -----------------------------------------------------------------------------------
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -66,7 +67,7 @@ class World:
         """Before a job of the second night."""
         return Home(self.folder / "before" / job)
 
-    def words(self, job: str, day: date = SECOND, **flags: object) -> list[str]:
+    def words(self, job: str, day: date = SECOND, /, **flags: object) -> list[str]:
         """Flags of a job as the night gives them; `flags` on top, None leaves one out."""
         version = {FIRST: 1, SECOND: 2}[day]
         given: dict[str, object] = {"day": day, **self._flags(job, day, version)}
@@ -81,7 +82,7 @@ class World:
         ]
 
     def _flags(self, job: str, day: date, version: int) -> dict[str, object]:
-        llm = {"model": self.backbone}
+        llm: dict[str, object] = {"model": self.backbone}
         tuning = {**llm, "max_tokens_total": TOKENS, "step_tokens": 256, "eval_steps": 1}
         flags: dict[str, dict[str, object]] = {
             "ingest": {"source": self.source},
@@ -160,7 +161,7 @@ def _make(world: World, nursery: Nursery) -> None:
             if ended.status:
                 raise RuntimeError(f"{job} of {day} ended with {ended.status}: {ended.said}")
             world.seconds[job], world.changes[job] = ended.seconds, ended.changes
-    np.savez(world.known, **vectors_of(home, FIRST), **vectors_of(home, SECOND))
+    write_known(world.known, vectors_of(home, FIRST) | vectors_of(home, SECOND))
 
 
 def vectors_of(home: Home, day: date) -> dict[str, np.ndarray]:
@@ -172,3 +173,9 @@ def vectors_of(home: Home, day: date) -> dict[str, np.ndarray]:
         found[f"{day}/{dataset.name}/ids"] = table[dataset.key[0]].to_numpy()
         found[f"{day}/{dataset.name}/vectors"] = vectors.reshape(len(table), -1)
     return found
+
+
+def write_known(path: Path, vectors: Mapping[str, np.ndarray]) -> None:
+    """What readers compare with, in one file without pickles."""
+    save: Any = np.savez  # its types take every name for that of an option
+    save(path, **vectors)

@@ -283,7 +283,10 @@ def chosen_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise BackboneError(f"device {device!r}: {_first_line(error)}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise BackboneError(f"device {device!r} is asked for, but torch sees no CUDA device here")
+        raise BackboneError(
+            f"device {device!r} is asked for, but torch sees no CUDA device here; give --device "
+            "cpu, or run the job where the card is"
+        )
     return chosen
 
 

@@ -75,7 +75,9 @@ def tokenize(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> Tokenized
             ids[row] = tokens
     for row, tokens in enumerate(ids):
         if not tokens:
-            raise UnusableText(row, f"text {texts[row]!r} has no tokens, so no hidden state")
+            raise UnusableText(
+                row, f"text {texts[row]!r} has no tokens, so no hidden state; give it a title"
+            )
     return TokenizedTexts(ids, len(too_long))
 
 

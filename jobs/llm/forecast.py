@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ def forecast(
     texts: Sequence[str],
     *,
     has_new_adapter: bool,
+    standing: Mapping[Any, str],
 ) -> EmbeddingForecast:
     """Compare the texts with the version before by the content key that `distil` itself uses.
 
@@ -55,6 +56,7 @@ def forecast(
         item_ids: of the catalogue.
         texts: of each item.
         has_new_adapter: whether the adapter is yet to be trained, so that nothing is carried over.
+        standing: content keys of what the night has embedded before; with the same texts it stands.
 
     Raises:
         NotAvailable: the version before is damaged.
@@ -71,7 +73,8 @@ def forecast(
         by = adapter.fingerprint if adapter else None
         known = set(held.values())
         keys = [content_key(text, files.fingerprint, config, dtype, by) for text in texts]
-        wanted = [row for row, key in enumerate(keys) if key not in known]
+        stands = dict(zip(item_ids, keys, strict=True)) == standing
+        wanted = [] if stands else [row for row, key in enumerate(keys) if key not in known]
     some = [texts[row] for row in wanted]
     n_changed = sum(item_ids[row] in held for row in wanted)
     return EmbeddingForecast(

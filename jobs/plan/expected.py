@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import date
 from statistics import median
 
+from jobs.committed import committed
 from jobs.datasets import BY_NAME
-from jobs.decision import committed
 from jobs.home import Home
 from jobs.llm.forecast import EmbeddingForecast
-from jobs.manifest import Manifest, load_manifest
+from jobs.manifest import Manifest, readable_manifest
 from jobs.plan.steps import Step
 from jobs.report.cost import costs
 
@@ -77,7 +77,7 @@ def earlier_nights(job: str, day: date, home: Home) -> list[Manifest]:
     folders = (home.root / "runs" / job).glob("day=*/manifest.json")
     days = (date.fromisoformat(path.parent.name.removeprefix("day=")) for path in folders)
     latest = sorted((each for each in days if each <= day), reverse=True)[:NIGHTS]
-    return [found for each in latest if (found := load_manifest(home, job, each)) is not None]
+    return [found for each in latest if (found := readable_manifest(home, job, each)) is not None]
 
 
 def _rows_now(like: Manifest, running: set[str], day: date, home: Home) -> int | None:

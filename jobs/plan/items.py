@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedding_store.errors import StoreError
-from jobs.datasets import DOMAINS, ITEM_TEXTS, ITEMS
+from jobs.datasets import DOMAINS, ITEM_SEMANTICS, ITEM_TEXTS, ITEMS
 from jobs.errors import JobError
 from jobs.home import Home
 from jobs.llm.backbone import is_at_hand
@@ -53,9 +54,19 @@ def to_embed(night: NightFlags, steps: Mapping[str, Step], home: Home) -> Embedd
             texts["item_id"].to_pylist(),
             texts["text"].to_pylist(),
             has_new_adapter=steps["adapt"].may_run and night.adapter == str(night.day),
+            standing=_standing(distil, home.output(ITEM_SEMANTICS, night.day)),
         )
     except (JobError, StoreError) as error:
         raise NotYetKnown(str(error)) from error
+
+
+def _standing(distil: Step, path: Path) -> dict[Any, str]:
+    """Content keys of the night's own vectors, where they stand if their texts come out equal."""
+    if distil.status is not Status.FOLLOWS or not path.is_file():
+        return {}
+    table = pq.read_table(path, columns=["item_id", "content_key"], partitioning=None)
+    keys = table["content_key"].to_pylist()
+    return dict(zip(table["item_id"].to_pylist(), keys, strict=True))
 
 
 def _given(night: NightFlags) -> dict[str, object]:

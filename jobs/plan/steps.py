@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from embedding_store.errors import StoreError
 from jobs.command_line import explain
+from jobs.committed import is_checked, source_artifacts
 from jobs.datasets import BY_NAME, Format, made_by
 from jobs.decision import Asked, Reason, reasons
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Declared, deployment_fields, is_checked, source_artifacts
+from jobs.job import Config, Declared, deployment_fields
 from jobs.launch import MODULES, NIGHTLY
-from jobs.manifest import Manifest, load_manifest
+from jobs.manifest import Manifest, readable_manifest
 from jobs.night_flags import ON_VERSION, NightFlags
 from jobs.previous import last_night
 
@@ -98,7 +99,7 @@ class _Planner:
         if why := self.night.why_left_out(job):
             self.steps.append(Step(job, Status.LEFT_OUT, (Reason("config", job, why),)))
             return
-        last = load_manifest(self.home, job, self.night.day)
+        last = readable_manifest(self.home, job, self.night.day)  # a run removes a damaged one
         try:
             config = self._config(job)
             step = self._unless_refused(self._decided(job, config, last))
@@ -113,7 +114,7 @@ class _Planner:
         """None where the version is needed that `publish` has yet to name."""
         version = None
         if job in ON_VERSION:
-            published = load_manifest(self.home, "publish", self.night.day)
+            published = readable_manifest(self.home, "publish", self.night.day)
             if published is None:
                 return None
             version = published.result["version"]

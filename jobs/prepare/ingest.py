@@ -16,7 +16,7 @@ from jobs.errors import SourceError
 from jobs.files import sha256_file
 from jobs.home import Home
 from jobs.job import DEPLOYMENT, Declared, Run, main
-from jobs.manifest import Artifact, Manifest
+from jobs.manifest import Artifact, Manifest, load_manifest
 from jobs.prepare.arrivals.arrivals import Source, Work, bring_up_to, ledger_of, refusal
 from jobs.prepare.arrivals.bounds import refuse_bad_arrival, refuse_too_many_bad_rows
 from jobs.prepare.arrivals.ledger import Ledger
@@ -110,7 +110,10 @@ def _sha256(path: Path) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SourceError(
+            f"{path}: cannot be read ({error.strerror}); put it back, or give this user the right "
+            "to read it"
+        ) from error
 
 
 def intact(manifest: Manifest, home: Home) -> bool:
@@ -143,8 +146,9 @@ def refuse_other_domain(home: Home, domain: str) -> None:
         SourceError: an earlier ingest of this home was of another domain.
     """
     for path in sorted((home.root / "runs" / "ingest").glob("day=*/manifest.json")):
-        earlier = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-        if (other := earlier.result.get("domain", domain)) != domain:
+        night = date.fromisoformat(path.parent.name.removeprefix("day="))
+        earlier = load_manifest(home, "ingest", night)
+        if earlier and (other := earlier.result.get("domain", domain)) != domain:
             raise SourceError(
                 f"{home.root} holds the domain '{other}' (ingested for {earlier.day}), and this "
                 f"source is '{domain}'; give it a home of its own: TIDEMARK_HOME=<another folder>"

@@ -31,6 +31,7 @@ from drill.results import append, lines_of
 from drill.world import SECOND, World
 
 N_FAULTS = 12
+pytestmark = pytest.mark.timeout(1_800)  # a minute of CPU, on a machine that others use too
 
 
 @dataclass(frozen=True)

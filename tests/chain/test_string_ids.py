@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding_store import EmbeddingStore
+from jobs import lineage
 from jobs.datasets import (
     ALL,
     CTR_SCORES,
@@ -32,6 +33,7 @@ from jobs.datasets import (
 from jobs.home import Home
 from jobs.launch import NIGHTLY
 from tests.chain.conftest import run_tidemark
+from tests.jobs.test_lineage import as_typed
 from tests.tiny_backbone import write_tiny_backbone
 
 FIRST, N_DAYS = date(2022, 3, 1), 50
@@ -124,6 +126,35 @@ def test_the_night_is_that_of_the_day_after_the_last_event_and_prints_its_report
     assert json.loads(games.home.output(METRICS, AS_OF).read_text())["verdict"]["outcome"]
 
 
+def test_the_plan_of_a_night_that_has_run_is_to_do_nothing(games: Games) -> None:
+    words = ("--source", str(games.source), "--model", str(games.model), "--tokens", TOKENS)
+    done = run_tidemark(games.home, "plan", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{AS_OF}: nothing to do\n"), done.stdout
+    assert "Items to embed: 0 of 24" in done.stdout
+
+
+def test_lineage_of_the_night_names_every_job_and_the_checks_that_passed(games: Games) -> None:
+    lines = lineage.file_of(games.home, AS_OF).read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    for event in events:
+        as_typed(event)
+    ends = {each["job"]["name"]: each for each in events if each["eventType"] == "COMPLETE"}
+    assert set(ends) == {*NIGHTLY, *(f"check_{job}" for job in NIGHTLY)}
+    checked = {
+        each["name"]: each["inputFacets"]["dataQualityAssertions"]["assertions"]
+        for each in ends["check_splits"]["inputs"]
+    }
+    assert checked == {
+        name: [{"assertion": f"sql/checks/{name}.sql", "success": True}]
+        for name in ("splits", "histories")
+    }
+    published = {each["name"]: each["facets"] for each in ends["publish"]["outputs"]}
+    assert published["embedding_versions"]["version"]["datasetVersion"] == "1"
+    read = {each["name"] for each in ends["score"]["inputs"]}
+    assert {"candidates", "embedding_versions"} <= read
+
+
 def test_ids_are_the_sources_own_in_every_table(games: Games) -> None:
     users, items = {row[0] for row in games.rows}, set(GAMES)
     for dataset in ALL:
@@ -179,9 +210,10 @@ def test_the_published_version_answers_by_name(games: Games) -> None:
     assert set(version["user_factors"].table()["user_id"].to_pylist()) == users
 
 
-def test_every_valid_and_test_row_is_scored_and_better_than_by_chance(games: Games) -> None:
+def test_every_test_row_is_scored_and_better_than_by_chance(games: Games) -> None:
+    """A night that tunes reads the valid rows in tuning, and scores them no more."""
     scores = games.table(CTR_SCORES).to_pylist()
-    rows = [row for row in games.table(SPLITS).to_pylist() if row["split"] != "train"]
+    rows = [row for row in games.table(SPLITS).to_pylist() if row["split"] == "test"]
     assert {(r["split"], r["row"]) for r in scores} == {(r["split"], r["row"]) for r in rows}
     quality = json.loads(games.home.output(METRICS, AS_OF).read_text())["quality"]
     aucs = {

@@ -41,7 +41,7 @@ dags = {
                 "owner": task.owner,
                 "retries": task.retries,
                 "doc": task.doc_md or "",
-                "rule": str(task.trigger_rule),
+                "rule": task.trigger_rule.value,
                 "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
             }
             for task in dag.tasks

@@ -84,6 +84,7 @@ class Scheduler(Operator):
         super().__init__(f"http://127.0.0.1:{self.port}", "admin", secrets.token_urlsafe(24))
         self._parallelism, self._more = parallelism, dict(environment or {})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._sessions: set[int] = set()  # of every component that was ever started
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ class Scheduler(Operator):
         for pid in self.left_over():
             _signal(os.kill, pid, signal.SIGKILL)
         self.postgres.stop()
+        self._api.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _environment(self) -> dict[str, str]:
@@ -192,6 +194,7 @@ class Scheduler(Operator):
                 stderr=log,
                 start_new_session=True,
             )
+        self._sessions.add(self._processes[component].pid)
 
     def pid(self, component: str) -> int:
         """Process id of a component, or of `postgres`; it leads a process group of its own.
@@ -282,18 +285,21 @@ class Scheduler(Operator):
         return done
 
     def left_over(self) -> list[int]:
-        """Every process that has this Airflow's environment: workers and jobs that outlive a kill.
+        """Processes of this Airflow: components with workers, and jobs, which have its environment.
 
-        Linux alone says so; elsewhere nothing is found.
+        Those that a kill left behind are among them. Linux alone tells; elsewhere none is found.
         """
-        mark, found = f"AIRFLOW_HOME={self.folder / 'airflow'}".encode(), []
-        for path in Path("/proc").glob("[0-9]*/environ"):
+        mark = f"AIRFLOW_HOME={self.folder / 'airflow'}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
             try:
-                variables = path.read_bytes().split(b"\0")
+                variables = (path / "environ").read_bytes().split(b"\0")
+                session = int((path / "stat").read_text().rpartition(")")[2].split()[3])
             except OSError:  # it has just ended, or is somebody else's
                 continue
-            if mark in variables:
-                found.append(int(path.parent.name))
+            # Airflow writes its workers' titles over their environment.
+            if mark in variables or session in self._sessions:
+                found.append(int(path.name))
         return sorted(found)
 
     def component_log(self, component: str) -> str:

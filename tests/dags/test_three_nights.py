@@ -71,12 +71,15 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
         "TIDEMARK_MODEL": str(write_tiny_backbone(folder / "backbone")),
         "TIDEMARK_TOKENS": TOKENS,
         "TIDEMARK_FULL_TOKENS": TOKENS,
+        # A machine that does other things too must not be taken for a dead one.
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "120",
     }
     home = Home(folder / "home")
     components = ("api-server", "scheduler", "dag-processor")
     with Scheduler(
         home.root, components=components, parallelism=4, environment=settings
     ) as airflow:
+        airflow.pass_over_tonight(FEATURES)
         airflow.unpause(FEATURES, EMBEDDINGS, SCORING)
         for day in DAYS:
             airflow.wait(FEATURES, airflow.trigger(FEATURES, day=day))
@@ -124,6 +127,18 @@ def test_no_move_of_production_is_left_to_tell_of(nights: Nights) -> None:
     assert nights.store.pending_events() == []
 
 
+def test_an_event_that_comes_twice_has_no_second_effect(nights: Nights) -> None:
+    before = nights.scores()
+    events = nights.airflow.asset_events("embedding_versions")
+    again: dict[str, Any] = {key: events[-1][key] for key in ("asset_id", "extra", "partition_key")}
+    nights.airflow.call("POST", "/assets/events", json=again)
+    nights.airflow.wait_for_runs(SCORING, len(DAYS) + 1, patience_s=PATIENCE_S)
+    assert nights.partitions(SCORING) == [*DAYS, DAYS[-1]]
+    assert nights.scores() == before
+    assert nights.production() == 3
+    assert not list((nights.home.root / "runs").rglob("staging"))
+
+
 # -- days again ------------------------------------------------------------------------------------
 
 
@@ -147,7 +162,8 @@ def backfilled(nights: Nights) -> dict[str, str]:
 def test_a_backfilled_day_is_the_run_of_that_day_once_more(
     nights: Nights, backfilled: dict[str, str]
 ) -> None:
-    assert len(nights.airflow.runs(FEATURES)) == len(DAYS)  # its own run was cleared
+    past = [run for run in nights.airflow.runs(FEATURES) if run["logical_date"][:10] in DAYS]
+    assert len(past) == len(DAYS)  # the day's own run was cleared
     assert nights.partitions(EMBEDDINGS) == [*DAYS, DAYS[0]]
 
 
@@ -160,7 +176,8 @@ def test_a_backfilled_version_is_readable_beside_production_and_nothing_else_mov
     assert nights.store.pending_events() == []
     last = nights.airflow.runs(EMBEDDINGS)[-1]["dag_run_id"]
     assert nights.airflow.states(EMBEDDINGS, last)["announce_versions"] == "skipped"
-    assert len(nights.airflow.asset_events("embedding_versions")) == len(DAYS)
+    told = [event["partition_key"] for event in nights.airflow.asset_events("embedding_versions")]
+    assert told.count(DAYS[0]) == 1
 
 
 def test_a_night_that_tunes_nothing_leaves_out_what_an_earlier_run_of_the_day_tuned(
@@ -171,16 +188,3 @@ def test_a_night_that_tunes_nothing_leaves_out_what_an_earlier_run_of_the_day_tu
         assert not plain.attributes["soft_tokens"]
         assert {"user_tokens", "user_token_inputs"} & set(tuned)
         assert not {name for name in plain if "token" in name}
-
-
-def test_an_event_that_comes_twice_has_no_second_effect(
-    nights: Nights, backfilled: dict[str, str]
-) -> None:
-    events = nights.airflow.asset_events("embedding_versions")
-    again: dict[str, Any] = {key: events[-1][key] for key in ("asset_id", "extra", "partition_key")}
-    nights.airflow.call("POST", "/assets/events", json=again)
-    nights.airflow.wait_for_runs(SCORING, len(DAYS) + 1, patience_s=PATIENCE_S)
-    assert nights.partitions(SCORING) == [*DAYS, DAYS[-1]]
-    assert nights.scores() == backfilled
-    assert nights.production() == 3
-    assert not list((nights.home.root / "runs").rglob("staging"))

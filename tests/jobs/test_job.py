@@ -161,6 +161,32 @@ def test_a_table_that_is_not_the_manifests_is_refused(home: Home) -> None:
         run.read(ITEM_TEXTS)
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"job": "item_te', b"\xff\xfe", b"[]"])
+def test_a_damaged_manifest_is_named_to_readers_and_its_own_job_makes_it_anew(
+    home: Home, damage: bytes
+) -> None:
+    """Found by the fault drill: it was a traceback, and no run of the job could get past it."""
+    undisturbed = run_texts(home).manifest.outputs
+    mark_checked(home, ITEM_TEXTS, DAY)
+    home.manifest("item_texts", DAY).write_bytes(damage)
+    with pytest.raises(NotAvailable, match=r"damaged.*run job 'item_texts' again for"):
+        execute("align", Config(), DAY, home, factors)
+    again = run_texts(home)
+    assert again.status == "done"
+    assert again.manifest.outputs == undisturbed
+    execute("align", Config(), DAY, home, factors)
+
+
+def test_a_damaged_mark_of_a_check_is_none(home: Home) -> None:
+    run_texts(home)
+    mark_checked(home, ITEM_TEXTS, DAY)
+    home.check_mark(ITEM_TEXTS, DAY).write_bytes(b'{"sha2')
+    with pytest.raises(NotAvailable, match="has not passed its checks"):
+        execute("align", Config(), DAY, home, factors)
+    mark_checked(home, ITEM_TEXTS, DAY)
+    execute("align", Config(), DAY, home, factors)
+
+
 def test_a_missing_input_names_the_job_that_makes_it(home: Home) -> None:
     with (
         Run("distil", DAY, Config(), home) as run,
@@ -257,7 +283,7 @@ def test_violating_rows_leave_the_table_unmarked(home: Home) -> None:
 # -- real processes ------------------------------------------------------------------------------
 
 SCRIPT = textwrap.dedent("""
-    import sys, time
+    import pathlib, sys, time
     import pyarrow as pa
     from jobs.datasets import ITEM_TEXTS
     from jobs.job import Config, Declared, main
@@ -265,12 +291,15 @@ SCRIPT = textwrap.dedent("""
     class TextsConfig(Config):
         '''A slow job.'''
         pause_s: float = 0.0
+        until: str = ""  # a file that ends the pause
 
     def job(config, run):
         run.write(ITEM_TEXTS, pa.table({"item_id": [1], "title": ["a"], "text": ["b"]}))
         sys.stderr.write("staged, pausing\\n")
         sys.stderr.flush()
         time.sleep(config.pause_s)
+        while config.until and not pathlib.Path(config.until).exists():
+            time.sleep(0.05)
 
     main(Declared("item_texts", TextsConfig, job))
 """)
@@ -315,13 +344,16 @@ def test_a_second_run_of_the_same_day_refuses_and_names_the_first(home: Home) ->
     assert "Traceback" not in complaint
 
 
-def test_a_second_run_may_wait_and_then_has_nothing_to_do(home: Home) -> None:
-    first = start(home, "--pause-s", "1.5")
+def test_a_second_run_may_wait_and_then_has_nothing_to_do(home: Home, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    first = start(home, "--until", str(go_on))
     wait_for_pause(first)
-    second = start(home, "--pause-s", "1.5", "--wait-s", "60")
-    said, log = second.communicate(timeout=60)
+    second = start(home, "--until", str(go_on), "--wait-s", "600")
+    assert second.stderr is not None
+    assert any("waiting for the run that holds the lock" in line for line in second.stderr)
+    go_on.touch()
+    said, _ = second.communicate(timeout=300)
     first.communicate()
-    assert "waiting for the run that holds the lock" in log
     assert json.loads(said)["status"] == "unchanged"
 
 

@@ -14,7 +14,7 @@ from jobs import late
 CONTEXT: dict[str, Any] = {
     "dag_run": {
         "dag_id": "nightly_embeddings",
-        "run_id": "asset_triggered__1",
+        "dag_run_id": "asset_triggered__1",
         "partition_key": "2026-03-02",
         "logical_date": None,
         "state": "running",
@@ -34,6 +34,7 @@ def test_it_says_what_is_late_and_what_to_do(caplog, monkeypatch):
     said = json.loads(caplog.messages[0].removeprefix("deadline missed: "))
     assert said["dag"] == "nightly_embeddings"
     assert said["day"] == "2026-03-02"
+    assert said["run"] == "asset_triggered__1"
     assert said["do"] == "look at align"
 
 

@@ -41,7 +41,8 @@ class Games:
         for job in NIGHTLY:
             if night.why_left_out(job):
                 continue
-            outcome = run_job(job, self.home, day, **night.of(job, version))
+            given = {k: v for k, v in night.of(job, version).items() if v is not None}
+            outcome = run_job(job, self.home, day, **given)
             said[job] = outcome.status
             if job == "publish":
                 version = outcome.manifest.result["version"]

@@ -89,10 +89,12 @@ def test_a_flag_in_a_parameter_is_not_taken_for_one(capsys: pytest.CaptureFixtur
 # Airflow configures logging, warnings and a database when it is imported.
 ASKED = """
 import json, sys
-from airflow.dag_processing.dagbag import DagBag
+from pathlib import Path
+from airflow.dag_processing.dagbag import BundleDagBag
 values = json.loads(sys.argv[2])
 found = {}
-for name, dag in DagBag(sys.argv[1]).dags.items():
+bag = BundleDagBag(sys.argv[1], bundle_path=Path(sys.argv[1]), bundle_name="tidemark")
+for name, dag in bag.dags.items():
     for key in dag.params:
         param = dag.params.get_param(key)
         if "string" not in (param.schema.get("type") or ""):

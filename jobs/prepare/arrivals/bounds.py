@@ -93,5 +93,6 @@ def refuse_too_many_bad_rows(totals: Totals, bounds: Quarantine) -> None:
     if not totals.n_events:
         raise SourceError(
             f"no event is known on this day: {totals.n_rows_in:,} rows known, "
-            f"{totals.n_quarantined:,} of them bad"
+            f"{totals.n_quarantined:,} of them bad; name a later --day, or see what was put "
+            "aside and why in quarantined_events and the mapping"
         )
