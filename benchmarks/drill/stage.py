@@ -175,13 +175,15 @@ class Stage:
 
     def clear(self, dag: str, run: str, *tasks: str) -> None:
         """What the runbook says: clear some tasks, or what failed, and what waits for it."""
+        of_run = self._asked(lambda: self.airflow.tasks(dag, run))
+        failed = [each["task_id"] for each in of_run if each["state"] == "failed"]
         body: dict[str, Any] = {
             "dry_run": False,
             "dag_run_id": run,
-            "only_failed": not tasks,
+            "task_ids": list(tasks) or failed,
+            "only_failed": False,
             "include_downstream": True,
             "reset_dag_runs": True,
-            **({"task_ids": list(tasks)} if tasks else {}),
         }
         self._asked(lambda: self.airflow.call("POST", f"/dags/{dag}/clearTaskInstances", json=body))
 
