@@ -167,7 +167,7 @@ def run(
         task_id: by default the job's name.
         previous: the task `previous`, for a job that goes on from last night.
         published: the task that names the version, for a job that works on one.
-        may_skip: whether a night without tuning leaves it out.
+        may_skip: whether an adapter that still serves leaves it out.
         flags: more flags of the job; texts are templates.
         options: of the task.
     """
@@ -178,7 +178,7 @@ def run(
     @decorated(task_id=task_id or job, doc_md=DOCS[job], **(pod or {}), **options)
     def body(previous: str | None, published: str | None, *, dag_run: Any, params: Any) -> Any:
         night = _night(dag_run, params, previous)
-        if why := may_skip and night.why_left_out(job):
+        if why := night.why_left_out(job) if may_skip else night.why_untuned(job):
             raise AirflowSkipException(why)
         version = json.loads(published)["version"] if published else None
         waits = {} if job in WITHOUT_LOCK else {"wait_s": WAIT_S}
@@ -240,7 +240,8 @@ def which_version() -> Any:
             day, events = day_of(dag_run, params), triggering_asset_events.get(EMBEDDING_VERSIONS)
             if not events:
                 raise AirflowFailException("no promotion started this run; give day and version")
-            version = events[-1].extra["versions"][day]
+            # They come in no order where two moves to one day were told of at once.
+            version = max(events, key=lambda each: each.timestamp).extra["versions"][day]
         return json.dumps({"version": version})
 
     found: Any = which_version

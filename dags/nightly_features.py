@@ -12,8 +12,8 @@ clear the task. Outputs appear only when they are whole, so a retry is harmless.
 - `check_...`: the table before it breaks `sql/checks`. No later task reads it; production stands.
 
 **A day again?** `airflow backfill create --dag-id nightly_features --from-date 2026-03-02 --to-date
-2026-03-03 --reprocess-behavior completed` runs 2 March (the end is outside), in any order. What did
-not change is not redone; `production` never moves back to an earlier day.
+2026-03-03 --reprocess-behavior completed --max-active-runs 1` runs 2 March (the end is outside), in
+any order. What did not change is not redone; `production` never moves back to an earlier day.
 """
 
 from __future__ import annotations

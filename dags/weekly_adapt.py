@@ -11,6 +11,8 @@ says in the last lines of its log what it needs; clear it, and it goes on from i
 
 **It holds the card?** One slot of the pool `gpu`: a night waits for it, and starts when it ends.
 
+**Skipped?** `tokens` is 0: no night tunes an LLM, so none would use the adapter.
+
 **A worse adapter?** Give `nightly_embeddings` the day of the one before as its parameter `adapter`.
 """
 
@@ -19,7 +21,17 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import Asset, CronTriggerTimetable, dag
-from jobs_as_tasks import DAY, DEFAULTS, FULL_TOKENS, MODEL, ON_GPU, check, deadline, run
+from jobs_as_tasks import (
+    DAY,
+    DEFAULTS,
+    FULL_TOKENS,
+    MODEL,
+    ON_GPU,
+    TOKENS,
+    check,
+    deadline,
+    run,
+)
 
 from jobs.datasets import ADAPTER
 
@@ -30,7 +42,7 @@ from jobs.datasets import ADAPTER
     max_active_runs=1,
     doc_md=__doc__,
     tags=["tidemark", "embeddings"],
-    params={"day": DAY, "model": MODEL, "full_tokens": FULL_TOKENS},
+    params={"day": DAY, "model": MODEL, "tokens": TOKENS, "full_tokens": FULL_TOKENS},
     default_args=DEFAULTS,
     deadline=deadline(timedelta(hours=14), "nights go on with the adapter before; no hurry"),
 )

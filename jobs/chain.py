@@ -188,7 +188,7 @@ def run_through_airflow(
         night = {"model": model, "full_tokens": tokens}
         adapter = _run_job(arguments("previous", day=day), home)["adapter"] if tokens else None
         if adapter == str(day):
-            test(ADAPTATION, **night)
+            test(ADAPTATION, **night, tokens=tokens)
         test(embeddings, **night, tokens=tokens, adapter=adapter)
         test(scoring, model=model, tokens=tokens, version=_published(home, day))
 

@@ -30,13 +30,13 @@ from jobs.datasets import (
     Format,
     made_by,
 )
-from jobs.errors import ContractError, NotAvailable
+from jobs.errors import ContractError, JobError, NotAvailable
 from jobs.failures import one_line, told
 from jobs.home import Home
 from jobs.job import is_checked, load_manifest, mark_checked
 from jobs.launch import MODULES
 from jobs.logs import configure_logs
-from jobs.manifest import code_version
+from jobs.manifest import code_version, readable_manifest
 from jobs.prepare.events import event_tables, events_on_disk
 from jobs.query import Rows, connect, sql_text
 
@@ -240,12 +240,29 @@ def _emit(
     names: Mapping[str, str],
     error: BaseException | None = None,
 ) -> None:
-    """Tell lineage which tables are checked, and at the end which have passed."""
-    manifest = load_manifest(home, producer, day)
+    """Tell lineage which tables are checked, and at the end which have passed; fails no check."""
+    log = structlog.get_logger()
+    try:
+        facts = _facts(kind, producer, day, home, names, error)
+    except (JobError, OSError) as why:
+        log.warning("no lineage", why=str(why))
+        return
+    lineage.emit(lineage.event(kind, facts, home), day, home, log)
+
+
+def _facts(
+    kind: lineage.Kind,
+    producer: str,
+    day: date,
+    home: Home,
+    names: Mapping[str, str],
+    error: BaseException | None,
+) -> lineage.Facts:
+    manifest = readable_manifest(home, producer, day)  # of a damaged one `check` itself tells
     tables = [each for each in manifest.outputs if each.n_rows is not None] if manifest else []
     passed = {each.name: is_checked(home, BY_NAME[each.name], day) for each in tables}
     first_failed = next((name for name, is_sound in passed.items() if not is_sound), None)
-    facts = lineage.Facts(
+    return lineage.Facts(
         job=names["job"],
         day=day,
         run=names["run"],
@@ -258,7 +275,6 @@ def _emit(
             n: ok for n, ok in passed.items() if kind != "START" and (ok or n == first_failed)
         },
     )
-    lineage.emit(lineage.event(kind, facts, home), day, home, structlog.get_logger())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import structlog
 
@@ -52,9 +53,9 @@ def in_plain_words(error: BaseException, home: Home) -> str | None:
     """One line for a failure that is no defect of the code; None for one that is."""
     if isinstance(error, (JobError, StoreError)):
         return str(error)
+    if isinstance(error.__cause__, (JobError, StoreError)):
+        return str(error.__cause__)
     for each in _causes(error):
-        if isinstance(each, (JobError, StoreError)):
-            return str(each)
         if said := _of_machine(each, home):
             return said
     return None
@@ -98,8 +99,8 @@ def _of_machine(error: BaseException, home: Home) -> str | None:
 
 
 def _is_of_home(place: object, home: Home) -> bool:
-    path, root = str(place), str(home.root)
-    return path.startswith(root) or root.startswith(path)
+    path = Path(str(place))
+    return path.is_relative_to(home.root) or home.root.is_relative_to(path)
 
 
 def _of_defect(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -214,6 +215,10 @@ class Run:
         )
         return list(reasons(last, asked, self.home))
 
+    def comes_from(self, sources: Iterable[Path | Artifact]) -> None:
+        """Which files from outside the home the job will read, as `sources` of the class."""
+        self._sources = tuple(sources)
+
     def ends_with(self, teller: Told) -> None:
         """Who is to tell how this run ends."""
         self._told = teller
@@ -340,7 +345,10 @@ class Run:
         return folder
 
     def metric(self, name: str, value: float) -> None:
-        """Record a figure in the manifest and the log."""
+        """Record a figure in the manifest and the log; one that is no number only in the log."""
+        if not math.isfinite(value):  # the manifest would say null, and be damaged for its readers
+            self.log.warning("no figure", name=name, value=str(value))
+            return
         self._metrics[name] = float(value)
         self.log.info("metric", name=name, value=round(float(value), 5))
 
@@ -426,11 +434,12 @@ def execute(
     wait_s: float = 0.0,
 ) -> Outcome:
     """Run a job unless its last run still stands; see `Declared` for the arguments."""
-    files = sources(config, day, home) if sources else ()
-    run = Run(name, day, config, home, sources=files, wait_s=wait_s)
+    run = Run(name, day, config, home, wait_s=wait_s)
     with named(run) as run_id:
         with run:
             run.ends_with(Told(run, run_id))
+            if sources:  # under the lock: as they are after the wait for it; a failure is told too
+                run.comes_from(sources(config, day, home))
             if not force and (last := run.standing(intact)):
                 run.log.info("nothing to do: same inputs, config and day", since=last.code_version)
                 return Outcome("unchanged", last)

@@ -6,6 +6,7 @@ The line goes to the triggerer's log; where TIDEMARK_ALERT_URL names an HTTP add
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import logging
 import os
@@ -54,5 +55,5 @@ def _post(url: str, said: Mapping[str, Any]) -> None:
     )
     try:
         urllib.request.urlopen(request, timeout=_PATIENCE_S).close()
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         _log.error("%s did not take the alert: %s", VARIABLE, error)

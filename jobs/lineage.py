@@ -278,7 +278,7 @@ def emit(said: Event, day: date, home: Home, log: Any) -> None:
         if url := os.environ.get("OPENLINEAGE_URL"):
             if (why := _posted(url, said)) is None:
                 return
-            log.warning("lineage goes to a file: the server does not take it", url=url, why=why)
+            log.warning("lineage goes to a file: the server does not take it", why=why)
         append(said, file_of(home, day))
     except Exception as error:  # whatever it is, the job's own work is not lost for it
         log.warning("no lineage", why=f"{type(error).__name__}: {error}")

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-from embedding_store.errors import StoreError
 from embedding_store.garbage import Policy
 from embedding_store.rebuild import rebuild_check
 from embedding_store.store import EmbeddingStore
 from jobs.answer import answer
 from jobs.errors import JobError
+from jobs.failures import told
 from jobs.home import Home
-from jobs.job import EXIT_FAILED
+from jobs.logs import configure_logs
 
 _SHOWN = 5
 _DAY_S = 86_400.0
@@ -87,13 +87,13 @@ def main() -> None:
     parser.add_argument("--keep-last", type=int, default=3, help="versions that an alias named")
     parser.add_argument("--keep-days", type=float, default=7.0, help="versions younger than this")
     given = parser.parse_args()
+    configure_logs()
     home = Home.from_environment()
     try:
         policy = Policy(keep_last=given.keep_last, younger_than_s=given.keep_days * _DAY_S)
         found = STEPS[given.step](EmbeddingStore(home.store), policy)
-    except (StoreError, JobError) as error:
-        sys.stderr.write(f"maintain {given.step} {given.day}: {error}\n")
-        sys.exit(EXIT_FAILED)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(told(f"maintain {given.step} {given.day}", error, home))
     answer({"job": "maintain", "step": given.step, "day": str(given.day), **found})
 
 

@@ -104,10 +104,14 @@ class NightFlags:
         }
         return own.get(job, {})
 
+    def why_untuned(self, job: str) -> str | None:
+        """Why nothing is tuned: nobody gives tokens to read; None for a job that has work."""
+        return "this night tunes no LLM" if job in TUNING and not self.tokens else None
+
     def why_left_out(self, job: str) -> str | None:
         """Why the night does without a job; None if it does not."""
-        if job in TUNING and not self.tokens:
-            return "this night tunes no LLM"
+        if why := self.why_untuned(job):
+            return why
         if job == "adapt" and self.adapter != str(self.day):
             return f"the adapter of {self.adapter} still serves"
         return None

@@ -20,7 +20,6 @@ from jobs.launch import MODULES
 from jobs.manifest import Manifest, code_version, readable_manifest
 from jobs.report.cost import costs
 
-CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _ALIAS = "production"
 _DAY = re.compile(r"day=(\d{4}-\d{2}-\d{2})")
 Labels = Mapping[str, str]
@@ -167,7 +166,7 @@ def _of_store(home: Home, days: Iterable[date]) -> list[Family]:
     )
     gates = Family("tidemark_gates_failed", "gauge", "Gates that the day's version failed.")
     try:
-        with open_version(home.store, _ALIAS, verify="off") as opened:
+        with open_version(home.store, _ALIAS, verify="off", lease=False) as opened:
             midnight = datetime.fromisoformat(opened.day).replace(tzinfo=UTC)
             version.add(opened.version, alias=_ALIAS)
             as_of.add(midnight.timestamp(), alias=_ALIAS)

@@ -13,6 +13,7 @@ from jobs.datasets import ADAPTER_CONFIG, TOKEN_CONFIG
 from jobs.failures import told
 from jobs.home import Home
 from jobs.launch import ADAPTER_DAYS
+from jobs.logs import configure_logs
 from jobs.manifest import load_manifest
 
 
@@ -28,7 +29,8 @@ def last_adapter(home: Home, day: date) -> date | None:
         return kept
     folders = (home.root / "runs" / ADAPTER_CONFIG.producer).glob("day=*/manifest.json")
     days = sorted(_day_of(path.parent.name.removeprefix("day=")) or day for path in folders)
-    return max((each for each in days if each < day and _is_trained(home, each)), default=None)
+    # The youngest first: a manifest that rotted years ago stops no night.
+    return next((each for each in reversed(days) if each < day and _is_trained(home, each)), None)
 
 
 def adapter_of(home: Home, day: date) -> date:
@@ -56,7 +58,8 @@ def tuned_before(home: Home, version: int | None) -> dict[str, Any] | None:
     """The tuning of the night that made `version`: day, adapter and model; None without one."""
     if version is None:
         return None
-    day = date.fromisoformat(open_version(home.store, version, verify="off").day)
+    with open_version(home.store, version, verify="off", lease=False) as opened:
+        day = date.fromisoformat(opened.day)
     made = load_manifest(home, TOKEN_CONFIG.producer, day)
     if made is None or made.output(TOKEN_CONFIG.name) is None:
         return None
@@ -95,6 +98,7 @@ def main() -> None:
     )
     parser.add_argument("--day", required=True, type=date.fromisoformat)
     day = parser.parse_args().day
+    configure_logs()
     home = Home.from_environment()
     try:
         found = last_night(home, day)

@@ -11,12 +11,13 @@ import sys
 from datetime import date
 from typing import Any
 
-from embedding_store.errors import StoreError, StoreNotFound
+from embedding_store.errors import StoreNotFound
 from embedding_store.manifest import AliasEntry
 from embedding_store.store import EmbeddingStore
+from jobs import failures
 from jobs.answer import answer
 from jobs.home import Home
-from jobs.job import EXIT_FAILED
+from jobs.logs import configure_logs
 
 ALIAS = "production"
 
@@ -58,11 +59,12 @@ def main() -> None:
     parser.add_argument("--day", required=True, type=date.fromisoformat, help="for the log")
     parser.add_argument("--told", type=int, default=None, metavar="SEQUENCE")
     given = parser.parse_args()
+    configure_logs()
+    home = Home.from_environment()
     try:
-        found = _answer(EmbeddingStore(Home.from_environment().store), given.told)
-    except StoreError as error:
-        sys.stderr.write(f"promotions {given.day}: {error}\n")
-        sys.exit(EXIT_FAILED)
+        found = _answer(EmbeddingStore(home.store), given.told)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(failures.told(f"promotions {given.day}", error, home))
     answer({"job": "promotions", "day": str(given.day), **found})
 
 

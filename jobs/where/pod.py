@@ -146,11 +146,13 @@ def _mounts(place: Pod, folders: dict[str, str]) -> list[dict[str, Any]]:
 
 def _variables(place: Pod, folders: dict[str, str]) -> list[dict[str, Any]]:
     asked = dict.fromkeys([*folders, *place.environment])
+    # What comes from a secret of the cluster never stands beside it as plain text.
+    ours = ours_that_are_set([*asked, *place.secrets])
     plain = {
         **FIXED,
         **OF_AIRFLOW,
         ANSWER_VARIABLE: ANSWER,
-        **{name: value_of(name, place.name) for name in [*asked, *ours_that_are_set(asked)]},
+        **{name: value_of(name, place.name) for name in [*asked, *ours]},
     }
     secret = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": where, "key": key}}}

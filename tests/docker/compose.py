@@ -12,7 +12,7 @@ import yaml
 Service = Mapping[str, Any]
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:?[-+?])([^}]*))?\}")
 _TAGGED = re.compile(r"[^\s:@]+(:(?!latest$)[\w][\w.-]*|@sha256:[0-9a-f]{64})")
-_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|CONN")
+_SECRET = re.compile(r"PASSWORD|SECRET|TOKEN(?!S)|KEY|CONN")
 _SECRET_BY_FILE = ("_FILE", "_CMD", "__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE")
 
 

@@ -67,6 +67,12 @@ def test_a_night_without_tuning_leaves_it_out_and_says_so():
     assert flags.of("distil")["adapter"] is None
 
 
+def test_the_weekly_adapter_waits_for_nobodys_tokens_but_not_for_an_adapter_that_serves():
+    assert night(tokens=0).why_untuned("adapt")
+    assert night().why_untuned("adapt") is None
+    assert "still serves" in str(night().why_left_out("adapt"))
+
+
 def test_the_chain_trains_an_adapter_only_where_one_is_due():
     said = {"version": 7, "adapter": BEFORE, "last_adapter": BEFORE, "tuned": TUNED}
     chain: dict[str, Any] = {"source": "raw", "model": "llm", "tokens": 800}

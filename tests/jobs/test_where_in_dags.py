@@ -31,7 +31,7 @@ adapt = bag.dags["weekly_adapt"].get_task("adapt")
 run = SimpleNamespace(
     partition_key=None, logical_date=datetime(2026, 3, 1, tzinfo=timezone.utc), run_id="by-hand"
 )
-params = {"day": None, "model": "my-model", "full_tokens": 20000}
+params = {"day": None, "model": "my-model", "tokens": 20000, "full_tokens": 20000}
 context = {
     "dag_run": run, "params": params, "run_id": run.run_id, "dag": adapt.dag,
     "ti": SimpleNamespace(task_id="adapt", try_number=2),
