@@ -2,8 +2,8 @@
 
     python -m tests.collab.align_kills HOME WORK N SEED -- ARGUMENTS
 
-Imports the job once and runs it undisturbed on a copy of HOME. Then, on N further copies, kills a
-run at a random moment and starts it again. Prints as JSON what the undisturbed run and each second
+Imports the job once and runs it undisturbed on two copies of HOME: the first run of a process pays
+for what is compiled. Then, on N further copies, kills a run at a random moment and starts it again. Prints as JSON what the undisturbed run and each second
 run wrote, and how many runs left a checkpoint behind when they were killed.
 """
 
@@ -45,14 +45,17 @@ def main() -> None:
     given, work, n, seed = sys.argv[1:split]
     arguments = sys.argv[split + 1 :]
     runpy.run_module(MODULE, run_name="imported", alter_sys=True)
-    copies = [Path(work) / f"home-{place}" for place in range(int(n) + 1)]
+    copies = [Path(work) / f"home-{place}" for place in range(int(n) + 2)]
     for copy in copies:
         shutil.copytree(given, copy)
-    started = time.monotonic()
-    undisturbed = run_to_the_end(copies[0], arguments)
-    whole_s = time.monotonic() - started
+    took = []
+    for copy in copies[:2]:
+        started = time.monotonic()
+        undisturbed = run_to_the_end(copy, arguments)
+        took.append(time.monotonic() - started)
+    whole_s = min(took)
     chance, ended, n_resumed = random.Random(int(seed)), [], 0
-    for copy in copies[1:]:
+    for copy in copies[2:]:
         pid = start(MODULE, str(copy), arguments)
         time.sleep(chance.random() * whole_s)
         os.kill(pid, signal.SIGKILL)  # a run that has ended is a zombie until it is waited for

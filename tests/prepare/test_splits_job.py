@@ -183,7 +183,7 @@ def test_what_was_put_aside_is_gone_when_the_job_ends(sample: Path, night: Night
     tonight.ingest(sample)
     tonight.split()
     left = {path.name for path in tonight.home.run("splits", DAY).rglob("*") if path.is_file()}
-    assert left == {"manifest.json", "lock", "splits.json", "histories.json"}
+    assert left == {"manifest.json", "attempt.json", "lock", "splits.json", "histories.json"}
 
 
 def test_a_second_home_gives_the_same_bytes(sample: Path, night: Nights) -> None:
