@@ -62,7 +62,7 @@ check: setup  ## format, lint, types, layers, SQL
 	$(RUN) -m sqlfluff lint sql
 
 test: check  ## what CI runs: check, then every test
-	@$(RUN) -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile)
 
 docs: setup  ## the pages of docs/ as a site, in site/index.html
 	@$(RUN) -m mkdocs build --strict --quiet

@@ -3,8 +3,9 @@
     python -m tests.collab.align_kills HOME WORK N SEED -- ARGUMENTS
 
 Imports the job once and runs it undisturbed on two copies of HOME: the first run of a process pays
-for what is compiled. Then, on N further copies, kills a run at a random moment and starts it again. Prints as JSON what the undisturbed run and each second
-run wrote, and how many runs left a checkpoint behind when they were killed.
+for what is compiled. Then, on N further copies, kills a run at a random moment and starts it again.
+Prints as JSON what the undisturbed run and each second run wrote, and how many runs left a
+checkpoint behind when they were killed.
 """
 
 from __future__ import annotations
