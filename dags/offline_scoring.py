@@ -2,7 +2,9 @@
 
 **Starts** on the event `embedding_versions`: `production` has moved to a version. The event's
 partition is the day; the version stands in its `extra`. By hand: parameters `day` and `version`,
-for a version that was refused or backfilled.
+for a version that was refused or backfilled. An event brings neither `model` nor `tokens`: a night
+that was run by hand with other ones than `TIDEMARK_MODEL` and `TIDEMARK_TOKENS` is scored by hand,
+with the same ones.
 
 **An event may come twice** (a scheduler that died between telling and noting it): the second run
 finds every table as it is and changes nothing.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
+from embedding_store.errors import StoreNotFound
 from embedding_store.garbage import Policy
 from embedding_store.rebuild import rebuild_check
 from embedding_store.store import EmbeddingStore
@@ -92,6 +93,8 @@ def main() -> None:
     try:
         policy = Policy(keep_last=given.keep_last, younger_than_s=given.keep_days * _DAY_S)
         found = STEPS[given.step](EmbeddingStore(home.store), policy)
+    except StoreNotFound:
+        found = {"note": "nothing is published yet"}  # upkeep may begin earlier
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(told(f"maintain {given.step} {given.day}", error, home))
     answer({"job": "maintain", "step": given.step, "day": str(given.day), **found})

@@ -62,6 +62,11 @@ def test_where_there_is_no_store_there_is_nothing_to_tell(said):
 # -- upkeep ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("step", maintain.STEPS)
+def test_before_the_first_night_there_is_nothing_to_tend(step: str, said):
+    assert "nothing is published" in said(maintain, "--step", step)["note"]
+
+
 def test_a_sound_store_is_verified_and_rebuilt_byte_for_byte(store: EmbeddingStore, said):
     assert said(maintain, "--step", "verify")["versions"] == 3
     assert said(maintain, "--step", "rebuild")["version"] == 3
