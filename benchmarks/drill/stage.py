@@ -176,12 +176,16 @@ class Stage:
     def clear(self, dag: str, run: str, *tasks: str) -> None:
         """What the runbook says: clear some tasks, or what failed, and what waits for it."""
         of_run = self._asked(lambda: self.airflow.tasks(dag, run))
-        failed = [each["task_id"] for each in of_run if each["state"] == "failed"]
-        named = list(tasks) or failed
-        body: dict[str, Any] = {"dry_run": False, "dag_run_id": run, "reset_dag_runs": True}
-        if named:
-            body |= {"task_ids": named, "only_failed": False, "include_downstream": True}
-        # Else every task that failed: Airflow 3.3.2 answers 500 to what lies downstream of nothing.
+        stopped = {"failed", "upstream_failed"}
+        named = [each["task_id"] for each in of_run if each["state"] in stopped]
+        body: dict[str, Any] = {
+            "dry_run": False,
+            "dag_run_id": run,
+            "task_ids": list(tasks) or named,
+            "only_failed": False,
+            "include_downstream": True,
+            "reset_dag_runs": True,
+        }
         self._asked(lambda: self.airflow.call("POST", f"/dags/{dag}/clearTaskInstances", json=body))
 
     def state_of(self, task: tuple[str, str, str]) -> tuple[str, int]:

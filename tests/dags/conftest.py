@@ -32,7 +32,7 @@ dags = {
         "max_active_runs": dag.max_active_runs,
         "start": dag.start_date and str(dag.start_date.date()),
         "schedule": type(dag.timetable).__name__,
-        "deadlines": len(dag.deadline or []),
+        "deadlines": [type(each.reference).__name__ for each in dag.deadline or []],
         "params": {name: dag.params.get_param(name).schema for name in dag.params},
         "tasks": {
             task.task_id: {

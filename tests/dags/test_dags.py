@@ -28,7 +28,8 @@ def test_every_dag_says_what_an_operator_needs_at_night(facts: dict[str, Any]) -
         assert "tidemark" in dag["tags"]
         assert dag["catchup"] is False
         assert dag["max_active_runs"] == 1
-        assert dag["deadlines"] == 1, name
+        # One on DAGRUN_QUEUED_AT would keep Airflow 3.3.2 from clearing a task: docs/dags.md.
+        assert dag["deadlines"] == ["AverageRuntimeDeadline"], name
 
 
 def test_every_task_has_an_owner_a_doc_a_timeout_a_pool_and_retries(facts: dict[str, Any]) -> None:
