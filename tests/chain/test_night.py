@@ -27,9 +27,9 @@ JOBS = [job for job in NIGHTLY if job not in TUNING]
 
 
 def digests(home: Home) -> dict[str, str]:
-    notes = {"lock", "attempt.json"}  # of each try, whatever it finds to do
-    files = [path for path in home.root.rglob("*") if path.is_file() and path.name not in notes]
-    return {str(path): sha256_file(path) for path in files if "cache" not in path.parts}
+    notes = {"lock", "attempt.json", "lineage", "cache"}  # of each try, whatever it finds to do
+    files = [path for path in home.root.rglob("*") if path.is_file() and not notes & {*path.parts}]
+    return {str(path): sha256_file(path) for path in files}
 
 
 def test_a_night_prints_the_version_the_metrics_and_the_report(night: Night) -> None:
