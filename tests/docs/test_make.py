@@ -19,7 +19,11 @@ def made(folder: Path, *words: str) -> list[str]:
     return subprocess.run(
         ["make", "-n", "-o", ".venv/.installed", "-f", "Makefile", "-f", "told.mk", *words],
         cwd=folder,
-        env={k: v for k, v in os.environ.items() if k not in ("TIDEMARK_HOME", "MAKEFLAGS")},
+        env={
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("TIDEMARK_HOME", "MAKE", "MFLAGS"))
+        },
         capture_output=True,
         text=True,
         check=True,
