@@ -50,6 +50,11 @@ class Home:
         """Written last; without it the job's outputs of that day do not exist."""
         return self.run(job, day) / "manifest.json"
 
+    def nights(self, job: str) -> list[date]:
+        """Days for which a job has left a manifest, readable or not, the oldest first."""
+        found = (self.root / "runs" / job).glob("day=*/manifest.json")
+        return sorted(date.fromisoformat(path.parent.name.removeprefix("day=")) for path in found)
+
     def attempt(self, job: str, day: date) -> Path:
         """What became of the last execution of a job on a day, good or bad."""
         return self.run(job, day) / "attempt.json"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Generic, Self, TypeVar
@@ -35,6 +36,7 @@ from jobs.failures import EXIT_FAILED as EXIT_FAILED
 from jobs.failures import told
 from jobs.files import sha256_file, sync_directory, sync_file, write_atomically
 from jobs.home import Home
+from jobs.launch import MODULES
 from jobs.lock import take_lock
 from jobs.logs import configure_logs
 from jobs.manifest import Artifact, Manifest, code_version, peak_memory_bytes
@@ -411,6 +413,12 @@ class Declared(Generic[C]):
     intact: Intact | None = None
     estimate: Estimate[C] | None = None
     refuses: Callable[[C, date, Home], str | None] | None = None
+
+
+def declared_by(job: str) -> Declared[Any]:
+    """What a job of `jobs.launch.MODULES` says of itself; imports its module."""
+    found: Declared[Any] = import_module(MODULES[job]).DECLARED
+    return found
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def main() -> None:
         policy = Policy(keep_last=given.keep_last, younger_than_s=given.keep_days * _DAY_S)
         found = STEPS[given.step](EmbeddingStore(home.store), policy)
     except StoreNotFound:
-        found = {"note": "nothing is published yet"}  # upkeep may begin earlier
+        found = {"note": f"nothing is published at {home.store} yet"}  # upkeep may begin earlier
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(told(f"maintain {given.step} {given.day}", error, home))
     answer({"job": "maintain", "step": given.step, "day": str(given.day), **found})

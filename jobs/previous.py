@@ -27,8 +27,7 @@ def last_adapter(home: Home, day: date) -> date | None:
     kept = _day_of(str(distilled.config.get("adapter")) if distilled else "")
     if kept is not None and _is_trained(home, kept):
         return kept
-    folders = (home.root / "runs" / ADAPTER_CONFIG.producer).glob("day=*/manifest.json")
-    days = sorted(_day_of(path.parent.name.removeprefix("day=")) or day for path in folders)
+    days = home.nights(ADAPTER_CONFIG.producer)
     # The youngest first: a manifest that rotted years ago stops no night.
     return next((each for each in reversed(days) if each < day and _is_trained(home, each)), None)
 

@@ -74,9 +74,7 @@ def expected(
 
 def earlier_nights(job: str, day: date, home: Home) -> list[Manifest]:
     """The last manifests of a job up to `day`, the latest first."""
-    folders = (home.root / "runs" / job).glob("day=*/manifest.json")
-    days = (date.fromisoformat(path.parent.name.removeprefix("day=")) for path in folders)
-    latest = sorted((each for each in days if each <= day), reverse=True)[:NIGHTS]
+    latest = [each for each in reversed(home.nights(job)) if each <= day][:NIGHTS]
     return [found for each in latest if (found := readable_manifest(home, job, each)) is not None]
 
 

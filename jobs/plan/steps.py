@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import Enum
-from importlib import import_module
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,8 +16,8 @@ from jobs.datasets import BY_NAME, Format, made_by
 from jobs.decision import Asked, Reason, reasons
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Declared, deployment_fields
-from jobs.launch import MODULES, NIGHTLY
+from jobs.job import Config, declared_by, deployment_fields
+from jobs.launch import NIGHTLY
 from jobs.manifest import Manifest, readable_manifest
 from jobs.night_flags import ON_VERSION, NightFlags
 from jobs.previous import last_night
@@ -84,11 +82,6 @@ def flags_of_night(day: date, home: Home, *, source: str, model: str, tokens: in
     return NightFlags.of_chain(day, last, source=source, model=model, tokens=tokens)
 
 
-def declared(job: str) -> Declared[Any]:
-    """What a job says of itself."""
-    return import_module(MODULES[job]).DECLARED
-
-
 class _Planner:
     def __init__(self, night: NightFlags, home: Home, force: bool) -> None:
         self.night, self.home, self.force = night, home, force
@@ -120,7 +113,7 @@ class _Planner:
             version = published.result["version"]
         given = {k: v for k, v in self.night.of(job, version).items() if v is not None}
         try:
-            return declared(job).config_class(**given)
+            return declared_by(job).config_class(**given)
         except ValidationError as error:
             raise JobError(f"{job}: {explain(error)}") from error
 
@@ -140,7 +133,7 @@ class _Planner:
         return Step(job, Status.UP_TO_DATE, (), config, last, self._unchecked(last))
 
     def _unless_refused(self, step: Step) -> Step:
-        refuses = declared(step.job).refuses
+        refuses = declared_by(step.job).refuses
         if refuses is None or step.config is None or not step.may_run:
             return step
         why = refuses(step.config, self.night.day, self.home)
@@ -151,7 +144,7 @@ class _Planner:
         )
 
     def _asked(self, job: str, config: Config) -> Asked:
-        day, home, of_job = self.night.day, self.home, declared(job)
+        day, home, of_job = self.night.day, self.home, declared_by(job)
         return Asked(
             job=job,
             day=day,
@@ -182,7 +175,7 @@ class _Planner:
         yield from self._of_sources(last, running)
         if job in ON_VERSION and "publish" in running:
             yield Reason("follows", "version", "is named anew by publish")
-        if declared(job).intact is not None:
+        if declared_by(job).intact is not None:
             yield from self._first_times(last, running.values())
 
     def _of_sources(self, last: Manifest, running: Iterable[str]) -> Iterator[Reason]:

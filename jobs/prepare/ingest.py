@@ -145,8 +145,7 @@ def refuse_other_domain(home: Home, domain: str) -> None:
     Raises:
         SourceError: an earlier ingest of this home was of another domain.
     """
-    for path in sorted((home.root / "runs" / "ingest").glob("day=*/manifest.json")):
-        night = date.fromisoformat(path.parent.name.removeprefix("day="))
+    for night in home.nights("ingest"):
         earlier = load_manifest(home, "ingest", night)
         if earlier and (other := earlier.result.get("domain", domain)) != domain:
             raise SourceError(
@@ -188,8 +187,7 @@ def domain_table(mapping: Mapping) -> pa.Table:
 def _touched_days(home: Home, first: date, ledger: Ledger, day: date) -> list[str]:
     """Nights from `first` on whose snapshots, apart from that of `day`, are no longer right."""
     touched = []
-    for path in sorted((home.root / "runs" / "ingest").glob("day=*/manifest.json")):
-        night = date.fromisoformat(path.parent.name.removeprefix("day="))
+    for night in home.nights("ingest"):
         table = home.output(EVENT_PARTS, night)
         if night < first or night == day or not table.is_file():
             continue

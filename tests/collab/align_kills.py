@@ -3,8 +3,9 @@
     python -m tests.collab.align_kills HOME WORK N SEED -- ARGUMENTS
 
 Imports the job once and runs it undisturbed on two copies of HOME: the first run of a process pays
-for what is compiled. Then, on N further copies, kills a run at a random moment and starts it again.
-Prints as JSON what the undisturbed run and each second run wrote, and how many runs left a
+for what is compiled. Then, on N further copies, kills a run and starts it again: every second one
+as soon as it has a checkpoint, so that how fast the machine is decides nothing, the others at a
+random moment. Prints as JSON what the undisturbed run and each second run wrote, and how many runs left a
 checkpoint behind when they were killed.
 """
 
@@ -40,6 +41,16 @@ def run_to_the_end(home: Path, arguments: list[str]) -> list[str]:
     return outputs(home)
 
 
+def has_checkpoint(home: Path) -> bool:
+    return any((home / "runs" / "align").rglob("step-*.json"))
+
+
+def wait_for_checkpoint(home: Path, at_most_s: float) -> None:
+    until = time.monotonic() + at_most_s
+    while time.monotonic() < until and not has_checkpoint(home):
+        time.sleep(0.001)
+
+
 def main() -> None:
     """See the module's docstring."""
     split = sys.argv.index("--")
@@ -56,12 +67,15 @@ def main() -> None:
         took.append(time.monotonic() - started)
     whole_s = min(took)
     chance, ended, n_resumed = random.Random(int(seed)), [], 0
-    for copy in copies[2:]:
+    for place, copy in enumerate(copies[2:]):
         pid = start(MODULE, str(copy), arguments)
-        time.sleep(chance.random() * whole_s)
+        if place % 2:
+            wait_for_checkpoint(copy, at_most_s=10 * whole_s)
+        else:
+            time.sleep(chance.random() * whole_s)
         os.kill(pid, signal.SIGKILL)  # a run that has ended is a zombie until it is waited for
         os.waitpid(pid, 0)
-        n_resumed += any((copy / "runs" / "align").rglob("step-*.json"))
+        n_resumed += has_checkpoint(copy)
         ended.append(run_to_the_end(copy, arguments))
     said = {"undisturbed": undisturbed, "ended": ended, "resumed": n_resumed}
     sys.stdout.write(json.dumps(said))

@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
     assert bits(aligned(EVERYTHING, tmp_path)) == bits(undisturbed)
 
 
-def test_kill_9_at_ten_random_moments_and_a_second_run_give_the_same_bytes(
+def test_kill_9_at_any_moment_and_a_second_run_give_the_same_bytes(
     home: Home, tmp_path: Path
 ) -> None:
     a_night(home)
@@ -132,4 +132,4 @@ def test_kill_9_at_ten_random_moments_and_a_second_run_give_the_same_bytes(
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)
     assert said["ended"] == [said["undisturbed"]] * N_KILLS
-    assert said["resumed"] >= 3  # the others died before the first epoch or after the last
+    assert said["resumed"] >= N_KILLS // 2  # those that were let live until they had a checkpoint

@@ -64,7 +64,7 @@ def test_where_there_is_no_store_there_is_nothing_to_tell(said):
 
 @pytest.mark.parametrize("step", maintain.STEPS)
 def test_before_the_first_night_there_is_nothing_to_tend(step: str, said):
-    assert "nothing is published" in said(maintain, "--step", step)["note"]
+    assert "nothing is published at" in said(maintain, "--step", step)["note"]
 
 
 def test_a_sound_store_is_verified_and_rebuilt_byte_for_byte(store: EmbeddingStore, said):
@@ -93,7 +93,14 @@ def test_a_damaged_file_is_named_with_the_way_out(store: EmbeddingStore, said, h
     assert "rollback production" in told
 
 
-def test_upkeep_of_a_store_that_is_not_there_is_one_line(said, capsys):
-    with pytest.raises(SystemExit):
+def test_upkeep_of_a_store_whose_description_is_torn_is_one_line(
+    store: EmbeddingStore, said, home: Home, capsys
+):
+    description = Path(home.store) / "STORE.json"
+    description.write_bytes(description.read_bytes()[:-5])
+    with pytest.raises(SystemExit) as ended:
         said(maintain, "--step", "verify")
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert ended.value.code == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert "STORE.json" in told[0]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import time
 from collections.abc import Mapping
 from datetime import date
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,8 +20,7 @@ from jobs.check import check
 from jobs.datasets import ALL
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Outcome, execute, load_manifest
-from jobs.launch import MODULES
+from jobs.job import Outcome, declared_by, execute, load_manifest
 from jobs.publish import PublishConfig
 
 ALIAS = PublishConfig().alias
@@ -46,12 +43,6 @@ class NightRecord(BaseModel):
     seconds: dict[str, float]  # of each job, its checks included
 
 
-def _job(name: str) -> tuple[Any, type[Config]]:
-    """The module of a job and its config."""
-    module = importlib.import_module(MODULES[name])
-    return module, get_type_hints(module.job)["config"]
-
-
 def refuse_unknown(settings: Mapping[str, Mapping[str, object]]) -> None:
     """Say before any night runs that a setting is none of its job's.
 
@@ -59,7 +50,7 @@ def refuse_unknown(settings: Mapping[str, Mapping[str, object]]) -> None:
         JobError: names it, and the nearest that there is.
     """
     for job, fields in settings.items():
-        known = list(_job(job)[1].model_fields)
+        known = list(declared_by(job).config_class.model_fields)
         for field in fields:
             if field not in known:
                 near = get_close_matches(field, known, n=1)
@@ -86,7 +77,8 @@ def run_job(
     Raises:
         JobError: a setting is none of the job's, or the job failed.
     """
-    module, config_class = _job(job)
+    declared = declared_by(job)
+    config_class = declared.config_class
     fields = {name: value for name, value in given.items() if name in config_class.model_fields}
     try:
         config = config_class(**{**fields, **settings})
@@ -98,9 +90,9 @@ def run_job(
         config,
         day,
         home,
-        module.job,
-        sources=getattr(module, "sources", None),
-        intact=getattr(module, "intact", None),
+        declared.job,
+        sources=declared.sources,
+        intact=declared.intact,
         wait_s=_WAIT_S,
     )
     check(job, day, home)

@@ -37,19 +37,13 @@ class Wanted:
         }
 
 
-def ingested_nights(home: Home) -> list[date]:
-    """Days for which the home holds a quarantine, the oldest first."""
-    paths = (home.root / "runs" / "ingest").glob("day=*/manifest.json")
-    return sorted(date.fromisoformat(path.parent.name.removeprefix("day=")) for path in paths)
-
-
 def night_of(home: Home, day: date | None) -> Manifest:
     """The ingest of `day`, or of the last night that the home holds.
 
     Raises:
         NotAvailable: there is none.
     """
-    nights = ingested_nights(home)
+    nights = home.nights("ingest")
     if not nights:
         raise NotAvailable(
             f"{home.root}: no night has run here; give the home by TIDEMARK_HOME=<folder>"
