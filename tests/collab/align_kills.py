@@ -5,8 +5,8 @@
 Imports the job once and runs it undisturbed on two copies of HOME: the first run of a process pays
 for what is compiled. Then, on N further copies, kills a run and starts it again: every second one
 as soon as it has a checkpoint, so that how fast the machine is decides nothing, the others at a
-random moment. Prints as JSON what the undisturbed run and each second run wrote, and how many runs left a
-checkpoint behind when they were killed.
+random moment. Prints as JSON what the undisturbed run and each second run wrote, and how many runs
+left a checkpoint behind when they were killed.
 """
 
 from __future__ import annotations

@@ -27,7 +27,14 @@ from jobs.job import Config, Outcome, Run, execute, mark_checked
 from jobs.report.metrics import ece
 from jobs.score import calibrate
 from jobs.score.calibrate import CalibrateConfig
-from jobs.score.calibration import CALIBRATION_FILE, Calibration, Link, fitted_link, sigmoid
+from jobs.score.calibration import (
+    CALIBRATION_FILE,
+    Calibration,
+    Link,
+    fitted_link,
+    sigmoid,
+    weight_beside,
+)
 from tests.conftest import DAY
 
 
@@ -99,13 +106,34 @@ def test_the_same_rows_give_the_same_link_to_the_bit():
     assert fitted_link("fused", labels, logits) == fitted_link("fused", labels, logits)
 
 
-def test_two_logits_that_are_one_share_the_slope():
+def test_of_two_logits_that_are_one_one_is_taken():
     labels, logits = planted(5)
     twice = {"llm": logits["llm"], "mf": logits["llm"]}
     alone = fitted_link("llm", labels, logits)
     link = fitted_link("fused", labels, twice)
-    assert link.coefficients[0] == pytest.approx(link.coefficients[1])
+    assert min(link.coefficients) == 0
     assert sum(link.coefficients) == pytest.approx(alone.coefficients[0], abs=1e-4)
+
+
+def test_a_model_that_has_learned_nothing_is_seldom_in_a_blend():
+    taken = 0
+    for seed in range(100):
+        labels, logits = planted(seed, 300)
+        noise = np.random.default_rng([seed, 1]).normal(0, 1, 300).astype(np.float32)
+        link = fitted_link("fused", labels, {"llm": noise, "mf": logits["llm"]})
+        assert link.coefficients[1] > 0
+        taken += link.coefficients[0] > 0
+    assert 2 <= taken <= 15  # half of those whose likelihood gains more than 1 nat by chance: 8 %
+
+
+def test_what_an_llm_says_beside_a_control_weighs_as_much_as_it_is_worth():
+    labels, logits = planted(6)
+    control, own = logits["mf"], logits["llm"]
+    assert weight_beside(labels, control, own) == pytest.approx(0.8 / 0.5, abs=0.1)
+    assert weight_beside(labels, control, 4 * own) == pytest.approx(0.2 / 0.5, abs=0.03)
+    assert weight_beside(labels, control, -own) == 0
+    assert weight_beside(labels, control, 0 * own) == 0
+    assert weight_beside(labels[:15], control[:15], own[:15]) == 1  # too few rows to say
 
 
 # -- what cannot be fitted -------------------------------------------------------------------------
@@ -157,14 +185,17 @@ def test_without_a_fit_a_blend_is_the_mean():
 # -- the job ---------------------------------------------------------------------------------------
 
 
-N = 60
+N = 240
 
 
-def night(home: Home, *, tuned: bool) -> np.ndarray:
-    """Valid rows of user 1 and item n, whose factors alone give the logit; half are positive."""
+def night(home: Home, *, tuned: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Valid rows of user 1 and item n; what the factors know of each, and what an LLM adds to it.
+
+    Behind the factors as a control, the LLM says half of what it should.
+    """
     random = np.random.default_rng(0)
-    mf = random.normal(0, 1, N).astype(np.float32)
-    labels = (random.random(N) < 1 / (1 + np.exp(-mf))).astype(np.int8)
+    mf, own = random.normal(0, 1, (2, N)).astype(np.float32)
+    labels = (random.random(N) < 1 / (1 + np.exp(-mf - 2 * own))).astype(np.int8)
     rows = {
         "split": ["valid"] * N,
         "row": pa.array(range(N), pa.int32()),
@@ -197,7 +228,7 @@ def night(home: Home, *, tuned: bool) -> np.ndarray:
         valid = {
             "split": ["valid"] * (N - 10),
             "row": pa.array(range(N - 10), pa.int32()),
-            "logit": mf[: N - 10] * 0.5,
+            "logit": own[: N - 10],
             "offset": mf[: N - 10],
         }
         written["tune"] = [(TUNE_VALID, pa.table(valid))]
@@ -209,7 +240,7 @@ def night(home: Home, *, tuned: bool) -> np.ndarray:
                 run.write_tensors(PROJECTORS, {"global_bias": np.array([0.5], np.float32)})
         for dataset, _ in tables:
             mark_checked(home, dataset, DAY)
-    return mf
+    return mf, own
 
 
 def run(home: Home, **fields: bool) -> Outcome:
@@ -228,7 +259,7 @@ def written(home: Home) -> Calibration:
 
 
 def test_the_job_calibrates_the_night_s_factors_where_nothing_is_tuned(home):
-    mf = night(home, tuned=False)
+    mf, _ = night(home, tuned=False)
     assert run(home).manifest.result == {"mf": True}
     labels = written(home).models["mf"]
     own = fitted_link("mf", pq_labels(home), {"mf": mf + np.float32(0.75)})
@@ -244,15 +275,18 @@ def pq_labels(home: Home) -> np.ndarray:
 
 
 def test_the_job_calibrates_the_llm_with_its_offset_on_the_rows_that_tune_read(home):
-    mf = night(home, tuned=False)
+    mf, own = night(home, tuned=False)
     run(home)
     night(home, tuned=True)
     outcome = run(home)  # not "unchanged": there are logits of an LLM by now
     assert outcome.status == "done"
     found = written(home)
     assert set(found.models) == {"mf", "llm", "fused"}
-    own = fitted_link("llm", pq_labels(home)[:-10], {"llm": (1.5 * mf)[:-10]})
-    assert found.models["llm"].coefficients == pytest.approx(own.coefficients, abs=1e-5)
+    labels, control, added = pq_labels(home)[:-10], mf[:-10], own[:-10]
+    weight = weight_beside(labels, control, added)
+    assert 1 < weight == found.beside_control == outcome.manifest.metrics["weight_beside_control"]
+    both = {"llm": control + np.float32(weight) * added}
+    assert found.models["llm"].coefficients == fitted_link("llm", labels, both).coefficients
     assert [found.models[name].n_rows for name in ("mf", "llm", "fused")] == [N, N - 10, N - 10]
     assert outcome.manifest.metrics["n_rows.fused"] == N - 10
     first = sha256_file(home.output(CALIBRATION, DAY))

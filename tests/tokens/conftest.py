@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs.collab import align
 from jobs.collab.align import AlignConfig
-from jobs.datasets import ITEM_FACTORS, USER_FACTORS
+from jobs.datasets import CONTROL_LOGITS, ITEM_FACTORS, USER_FACTORS
 from jobs.home import Home
-from jobs.job import execute, mark_checked
+from jobs.job import Config, Run, execute, mark_checked
 from tests.conftest import DAY
 from tests.in_process import run_job
 from tests.llm.tastes import commit, tables
@@ -58,3 +60,11 @@ def home(aligned_home: Home, tmp_path: Path) -> Home:
     copy = Home(tmp_path / "home")
     shutil.copytree(aligned_home.root, copy.root)
     return copy
+
+
+def commit_control(home: Home, splits: pa.Table, logits: np.ndarray) -> None:
+    """CONTROL_LOGITS as the job `control` leaves them."""
+    columns = {name: splits[name] for name in ("split", "row")}
+    with Run("control", DAY, Config(), home) as run:
+        run.write(CONTROL_LOGITS, pa.table(columns | {"logit": logits, "frozen_logit": logits}))
+    mark_checked(home, CONTROL_LOGITS, DAY)

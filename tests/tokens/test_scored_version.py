@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.datasets import (
+    CALIBRATION,
     CANDIDATES,
     CONTROL_LOGITS,
     CTR_SCORES,
@@ -36,7 +38,7 @@ from tests.conftest import DAY
 from tests.in_process import run_job
 from tests.llm.tastes import tables
 from tests.tiny_backbone import write_tiny_backbone
-from tests.tokens.conftest import QUICK
+from tests.tokens.conftest import QUICK, commit_control
 
 SMALL = {"shard_tokens": 300, "batch_tokens": 500, "dtype": "float32"}
 
@@ -242,6 +244,32 @@ def test_a_control_s_logits_reach_the_rows_that_they_belong_to():
     assert not offsets[~is_valid].any()
     with pytest.raises(NotAvailable, match=f"{CONTROL_LOGITS.name} has no logit of 1 candidates"):
         control_offsets(splits, valid, control.slice(1))
+
+
+def test_an_llm_on_top_of_a_control_is_scored_with_the_weight_that_it_is_worth(
+    aligned_home: Home, tiny_folder: Path, tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "home")
+    shutil.copytree(aligned_home.root, home.root)
+    with_items(home)
+    splits = read(home, SPLITS)
+    noise = np.random.default_rng(0).normal(0, 1, splits.num_rows)
+    control = (0.5 * np.asarray(splits["label"]) + noise).astype(np.float32)
+    commit_control(home, splits, control)
+    tune = QUICK | {"preset": "sella", "offset": "control"}
+    run_job("tune", home, model=str(tiny_folder), adapter=str(DAY), **tune)
+    run_job("project", home, model=str(tiny_folder))
+    run_job("calibrate", home)
+    run_job("publish", home)
+    weight = json.loads(home.output(CALIBRATION, DAY).read_text())["beside_control"]
+    assert weight not in (0, 1)
+    run_job("candidates", home, version=1, splits="valid")
+    score(home, tiny_folder)
+    found = logits_of(home, "llm")
+    kept = read(home, TUNE_VALID)
+    wanted = kept["offset"].to_numpy() + weight * kept["logit"].to_numpy()
+    by_row = dict(zip(kept["row"].to_pylist(), wanted.tolist(), strict=True))
+    assert found == pytest.approx(by_row, abs=1e-4)
 
 
 def test_proposed_rows_of_an_llm_on_top_of_a_control_are_refused():

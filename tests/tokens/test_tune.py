@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 
 from jobs.datasets import (
     ADAPTER,
-    CONTROL_LOGITS,
     DOMAINS,
     HISTORIES,
     ITEM_TEXTS,
@@ -30,14 +29,14 @@ from jobs.datasets import (
 )
 from jobs.errors import JobError
 from jobs.home import Home
-from jobs.job import Config, Run, mark_checked
+from jobs.job import Config, Run
 from jobs.llm.backbone import load, resolve
 from jobs.llm.packing import RowPacking
 from jobs.tokens.tune_config import PRESETS, TuneConfig
 from jobs.tokens.tuned import Tuned, TunedFiles
 from tests.conftest import DAY
 from tests.in_process import run_job
-from tests.tokens.conftest import QUICK
+from tests.tokens.conftest import QUICK, commit_control
 
 
 def read(home: Home, dataset: Dataset) -> pa.Table:
@@ -52,14 +51,6 @@ def tuned_of(home: Home, folder: Path) -> tuple[Tuned, Run]:
 def reader_of(tuned: Tuned, run: Run):
     splits, histories, texts, domains = map(run.read, (SPLITS, HISTORIES, ITEM_TEXTS, DOMAINS))
     return tuned.reader(splits, histories, texts, domains["item_noun"][0].as_py())
-
-
-def commit_control(home: Home, splits: pa.Table, logits: np.ndarray) -> None:
-    """CONTROL_LOGITS as the job `control` leaves them."""
-    columns = {name: splits[name] for name in ("split", "row")}
-    with Run("control", DAY, Config(), home) as run:
-        run.write(CONTROL_LOGITS, pa.table(columns | {"logit": logits, "frozen_logit": logits}))
-    mark_checked(home, CONTROL_LOGITS, DAY)
 
 
 @pytest.fixture(scope="module")
