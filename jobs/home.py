@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -51,9 +52,15 @@ class Home:
         return self.run(job, day) / "manifest.json"
 
     def nights(self, job: str) -> list[date]:
-        """Days for which a job has left a manifest, readable or not, the oldest first."""
-        found = (self.root / "runs" / job).glob("day=*/manifest.json")
-        return sorted(date.fromisoformat(path.parent.name.removeprefix("day=")) for path in found)
+        """Days for which a job has left a manifest, readable or not, the oldest first.
+
+        Whatever else somebody keeps beside them, a copy of a folder for instance, is passed over.
+        """
+        found = []
+        for path in (self.root / "runs" / job).glob("day=*/manifest.json"):
+            with suppress(ValueError):
+                found.append(date.fromisoformat(path.parent.name.removeprefix("day=")))
+        return sorted(found)
 
     def attempt(self, job: str, day: date) -> Path:
         """What became of the last execution of a job on a day, good or bad."""

@@ -46,6 +46,7 @@ class Prompts:
         labels: 0 or 1.
         users: any number for each user.
         offsets: a control's logits that the model's are on top of; None: nothing is.
+        weight: of the model's logits beside them.
     """
 
     sequences: Sequence[PackedSequence]
@@ -53,6 +54,7 @@ class Prompts:
     labels: NDArray[np.float32]
     users: NDArray[np.int64]
     offsets: NDArray[np.float32] | None = None
+    weight: float = 1.0
 
     def first(self, n: int) -> Prompts:
         """The first `n` of them."""
@@ -60,7 +62,9 @@ class Prompts:
 
     def whole(self, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The model's logits of some rows with what they are on top of."""
-        return logits if self.offsets is None else logits + self.offsets[rows]
+        if self.offsets is None:
+            return logits
+        return self.offsets[rows] + np.float32(self.weight) * logits
 
     def present(self) -> list[TokenKind]:
         """Kinds that occur."""

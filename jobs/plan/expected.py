@@ -22,7 +22,9 @@ DOCUMENTED = {
     "distil": (400.0, 1 << 30),
     "adapt": (200.0, 4_200 << 20),
     "tune": (200.0, 4_200 << 20),
+    "score": (400.0, 1 << 30),
 }
+_READ = "n_tokens"  # what `score` says of a night whose version held a tuned LLM
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,13 @@ class Expected:
 
 
 def expected(
-    step: Step, running: Iterable[str], embedding: EmbeddingForecast | None, day: date, home: Home
+    step: Step,
+    running: Iterable[str],
+    embedding: EmbeddingForecast | None,
+    day: date,
+    home: Home,
+    *,
+    is_tuned: bool,
 ) -> Expected:
     """What `step` will cost if it works.
 
@@ -55,12 +63,15 @@ def expected(
         embedding: what `distil` will find to do, where it is known.
         day: the as-of day.
         home: its manifests are what is measured by.
+        is_tuned: whether the night's version will hold a tuned LLM, which then scores.
     """
     earlier = earlier_nights(step.job, day, home)
+    if step.job == "score":
+        earlier = [each for each in earlier if (_READ in each.metrics) == is_tuned]
     like = step.last or (earlier[0] if earlier else None)
     rows = None if like is None else _rows_now(like, set(running), day, home)
-    tokens = _tokens(step, embedding)
-    if step.job in DOCUMENTED:
+    tokens = _tokens(step, embedding, earlier)
+    if step.job in DOCUMENTED and (is_tuned or step.job != "score"):
         return _of_llm(step.job, rows, tokens, earlier)
     if not earlier:
         return Expected(rows=rows, basis="no earlier night")
@@ -110,9 +121,11 @@ def _nights(earlier: list[Manifest]) -> str:
 # -- jobs whose time goes into reading tokens ------------------------------------------------------
 
 
-def _tokens(step: Step, embedding: EmbeddingForecast | None) -> int | None:
+def _tokens(step: Step, embedding: EmbeddingForecast | None, earlier: list[Manifest]) -> int | None:
     if step.job == "distil":
         return embedding.n_tokens if embedding else None
+    if step.job == "score":
+        return next((int(each.metrics[_READ]) for each in earlier if _READ in each.metrics), None)
     return getattr(step.config, "max_tokens_total", None)
 
 

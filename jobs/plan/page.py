@@ -55,7 +55,9 @@ def planned(night: NightFlags, home: Home, *, force: bool) -> Plan:
     costs: dict[str, Expected] = {}
     for step in steps:
         if step.may_run:
-            costs[step.job] = expected(step, running, known, night.day, home)
+            costs[step.job] = expected(
+                step, running, known, night.day, home, is_tuned=bool(night.tokens)
+            )
             running.append(step.job)
     return Plan(night, steps, costs, embedding, code_version())
 

@@ -29,6 +29,7 @@ class LastNight:
         scores: CTR_SCORES of that day, if they are of this version.
         splits: SPLITS of that day.
         why_no_scores: if there are none.
+        wanted: the model that the reader asked for; None: that night's main one.
     """
 
     version: int
@@ -36,6 +37,12 @@ class LastNight:
     scores: pa.Table | None = None
     splits: pa.Table | None = None
     why_no_scores: str = ""
+    wanted: str | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The one that speaks for that night; None if it scored no row."""
+        return None if self.scores is None else main_model(self.scores, self.wanted)
 
 
 def previous_of(
@@ -94,7 +101,7 @@ def _paired(
     """The comparison on common rows, or why there is none."""
     assert last_night.scores is not None
     assert last_night.splits is not None
-    model_before = main_model(last_night.scores, model)
+    model_before = last_night.model
     if model_before is None:
         return None, "that night scored no row"
     tables = {

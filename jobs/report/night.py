@@ -20,7 +20,7 @@ from jobs.report.item_map import Codes, MapOptions, item_map
 from jobs.report.judging import Judged
 from jobs.report.last_night import LastNight, previous_of
 from jobs.report.misses import misses
-from jobs.report.models import main_model, title_of
+from jobs.report.models import title_of
 from jobs.report.neighbours import Id, neighbourhoods
 from jobs.report.night_figures import (
     Drift,
@@ -69,6 +69,7 @@ class About:
         wording: how a row becomes a prompt.
         cost: of the night's jobs.
         codebook: figures of the night's job `codebook`.
+        notes: what a reader must know beside what the scores say of themselves.
     """
 
     day: date
@@ -81,6 +82,7 @@ class About:
     wording: Wording
     cost: list[JobCost]
     codebook: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def night_metrics(tables: NightTables, about: About, options: Options) -> NightM
         verdict=against_previous(title, previous) if previous else on_control,
         control_verdict=on_control,
         previous=previous,
-        notes=notes,
+        notes=[*about.notes, *notes],
         slices=slices(cuts),
         drift=_drift(tables, about, model),
         gates=gates(about.gates),
@@ -195,9 +197,9 @@ def _drift(tables: NightTables, about: About, model: str) -> Drift | None:
     scores: ScoreDrift | None = None
     why = last_night.why_no_scores
     if last_night.scores is not None:
-        before = main_model(last_night.scores, model)
         scores = score_drift(
-            _probabilities(tables.scores, model), _probabilities(last_night.scores, before)
+            _probabilities(tables.scores, model),
+            _probabilities(last_night.scores, last_night.model),
         )
         why = "" if scores else "one of the two nights scored no test row"
     return Drift(

@@ -42,11 +42,13 @@ from jobs.report.cost import costs
 from jobs.report.evaluate import Resampling
 from jobs.report.item_map import Codes, MapOptions
 from jobs.report.last_night import LastNight
+from jobs.report.models import title_of
 from jobs.report.night import About, NightTables, Options, night_metrics
 from jobs.report.night_figures import NightMetrics, json_schema
 from jobs.report.page import render
 from jobs.report.prompt_text import wording
-from jobs.score.ctr_scores import is_of_the_same_version
+from jobs.score.calibration import Calibration
+from jobs.score.ctr_scores import TUNED_FILE, is_of_the_same_version
 
 _TUNED = ("distil", "align", "tune")  # the jobs whose config a reader asks for first
 _SHOWN = 12  # characters of a hash
@@ -104,9 +106,15 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
+def _is_tuned(version: Version) -> bool:
+    return TUNED_FILE in version.manifest.extra_files
+
+
 def _facts(version: Version, run: Run) -> dict[str, str]:
     facts = version_facts(version)
     for name in _TUNED if version.day == str(run.day) else ():
+        if name == TOKEN_CONFIG.producer and not _is_tuned(version):
+            continue  # an earlier run of the day left it, and published another version
         if manifest := load_manifest(run.home, name, run.day):
             settings = (f"{key} {_text(value)}" for key, value in manifest.config.items())
             facts[f"Config of {name}"] = ", ".join(settings)
@@ -134,7 +142,8 @@ def last_night_of(version: Version, config: ReportConfig, home: Home) -> LastNig
         return LastNight(number, day, why_no_scores=why)
     earlier = Run("report", day, config, home)  # not entered: a run that only reads needs no lock
     try:
-        return LastNight(number, day, earlier.read(CTR_SCORES), earlier.read(SPLITS))
+        scores, splits = earlier.read(CTR_SCORES), earlier.read(SPLITS)
+        return LastNight(number, day, scores, splits, wanted=config.model)
     except NotAvailable as error:
         return LastNight(number, day, why_no_scores=str(error))
 
@@ -199,10 +208,10 @@ def _optional(dataset: Dataset, run: Run) -> pa.Table | None:
     return run.read(dataset) if _is_there(dataset, run.home, run.day) else None
 
 
-def _reading(run: Run) -> dict[str, Any]:
+def _reading(version: Version, run: Run) -> dict[str, Any]:
     """How the LLM of the night reads rows, if it has learned to: as it was tuned, else adapted."""
     facts: dict[str, Any] = {}
-    for dataset in (ADAPTER_CONFIG, TOKEN_CONFIG):
+    for dataset in (ADAPTER_CONFIG, TOKEN_CONFIG) if _is_tuned(version) else ():
         if _is_there(dataset, run.home, run.day):
             said = json.loads(run.locate(dataset).read_text(encoding="utf-8"))
             facts |= said.get("tidemark", said)  # what peft has no field for
@@ -243,10 +252,22 @@ def _about(version: Version, config: ReportConfig, run: Run) -> About:
         facts=_facts(version, run),
         gates=version.manifest.gates,
         last_night=last_night_of(version, config, run.home),
-        wording=wording(_reading(run), domains["item_noun"][0].as_py()),
+        wording=wording(_reading(version, run), domains["item_noun"][0].as_py()),
         cost=costs(_manifests(run)),
         codebook=codebook.metrics if codebook and version.day == str(run.day) else {},
+        notes=_notes(version),
     )
+
+
+def _notes(version: Version) -> list[str]:
+    """What a reader must know of the version's blend."""
+    blend = Calibration.of_version(version).models.get("fused")
+    if blend is None or blend.coefficients[blend.inputs.index("llm")] > 0:
+        return []
+    return [
+        f"{title_of('fused')} is {title_of('mf')} tonight: on the {blend.n_rows:,} valid rows that "
+        f"the LLM was asked about it gets no weight ({blend.why})."
+    ]
 
 
 # -- the job -------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def _unscored(of_split: dict[str, pa.Table], kept: dict[str, pa.Table], model: s
         f"{title_of(model)} has scored {kept[split].num_rows:,} of {of_split[split].num_rows:,} "
         f"{split} rows; every system is judged on those."
         for split in JUDGED
-        if kept[split].num_rows < of_split[split].num_rows
+        if 0 < kept[split].num_rows < of_split[split].num_rows
     ]
 
 

@@ -15,10 +15,10 @@ from jobs.home import Home
 from jobs.job import Config, Declared, Run, load_manifest, main
 from jobs.manifest import Manifest
 from jobs.score.calibration import (
-    INPUTS,
     Calibration,
     Link,
     Logits,
+    fitted_blend,
     fitted_link,
     weight_beside,
 )
@@ -65,7 +65,8 @@ def calibrated(valid: pa.Table, mf: Logits, tuned: pa.Table | None) -> Calibrati
         if control.any():
             weight = weight_beside(labels[some], control, own)
         both = {"mf": mf["mf"][some], "llm": control + np.float32(weight) * own}
-        links |= {name: fitted_link(name, labels[some], both) for name in INPUTS if name != "mf"}
+        links["llm"] = fitted_link("llm", labels[some], both)
+        links["fused"] = fitted_blend(labels[some], both, links["mf"])
     return Calibration(models=links, beside_control=weight)
 
 
@@ -98,7 +99,8 @@ def _tell(name: str, link: Link, run: Run) -> None:
             if value is not None and np.isfinite(value):
                 run.metric(f"{figure}.{name}.{when}", value)
     if link.why:
-        run.log.warning("not calibrated", model=name, why=link.why)
+        what = "without the LLM" if link.is_fitted else "not calibrated"
+        run.log.warning(what, model=name, why=link.why)
 
 
 def is_of_what_was_made(manifest: Manifest, home: Home) -> bool:

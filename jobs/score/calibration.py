@@ -19,8 +19,11 @@ CALIBRATION_FILE = f"{CALIBRATION.name}.json"  # of a version
 INPUTS: dict[str, tuple[str, ...]] = {"mf": ("mf",), "llm": ("llm",), "fused": ("llm", "mf")}
 _FEWEST = 10  # rows of a class; fewer say nothing
 _RIDGE = 1e-3  # of a standardised coefficient, against a log likelihood that is a sum over rows
+_MOST_BESIDE = 4.0  # times what tuning took the LLM's weight for; a ratio of two fits can explode
 _LEAST_GAIN = 1.0  # in nats of log likelihood, of a model in a blend
 _MOST_STEPS, _CLOSE = 100, 1e-12
+
+_FIGURES = {"log_loss": log_loss, "ece": ece}
 
 Floats = NDArray[np.float64]
 Logits = Mapping[str, NDArray[np.float32]]
@@ -165,10 +168,41 @@ def fitted_link(model: str, labels: NDArray[np.int8], logits: Logits) -> Link:
     after = sigmoid(link.linear(logits))
     figures = {
         name: BeforeAfter(before=figure(labels, before), after=figure(labels, after))
-        for name, figure in (("log_loss", log_loss), ("ece", ece))
+        for name, figure in _FIGURES.items()
     }
     counts = {"n_rows": len(labels), "n_positives": n_positives}
     return link.model_copy(update={"why": why, **counts, **figures})
+
+
+def fitted_blend(labels: NDArray[np.int8], logits: Logits, factors: Link) -> Link:
+    """The link `fused`: of LLM and factors where the LLM pays, else the factors' own.
+
+    The factors' link is of all valid rows and the blend of those that the LLM was asked about,
+    often far fewer. So where the LLM gets no weight, or the rows are too few to say, nothing of the
+    blend is better than that link.
+
+    Args:
+        labels: (n,) 0 or 1, of the rows that the LLM was asked about.
+        logits: (n,) of `llm` and `mf`.
+        factors: the link of `mf`.
+    """
+    link = fitted_link("fused", labels, logits)
+    if link.is_fitted and link.coefficients[0] > 0:
+        return link
+    alone = link.model_copy(
+        update={
+            "coefficients": (0.0, factors.coefficients[0]),
+            "intercept": factors.intercept,
+            "is_fitted": factors.is_fitted,
+            "why": link.why or "the LLM adds nothing beyond chance to the factors",
+        }
+    )
+    probabilities = sigmoid(alone.linear(logits))
+    after = {
+        name: getattr(link, name).model_copy(update={"after": figure(labels, probabilities)})
+        for name, figure in _FIGURES.items()
+    }
+    return alone.model_copy(update=after)
 
 
 def weight_beside(
@@ -177,7 +211,7 @@ def weight_beside(
     """Weight of what an LLM says on top of a control's logit: 0 where that has not paid.
 
     Tuning takes it for 1, on few tokens from too little evidence: what it has learned of chance
-    would be added as well. 1 also where the rows cannot say.
+    would be added as well. Between 0 and `_MOST_BESIDE`; 0 also where the rows cannot say.
 
     Args:
         labels: (n,) 0 or 1.
@@ -186,14 +220,14 @@ def weight_beside(
     """
     n_positives = int(labels.sum())
     if min(n_positives, len(labels) - n_positives) < _FEWEST:
-        return 1.0
+        return 0.0
     features = np.stack([control, own], axis=1)
     both, alone = _logistic(features, labels), _logistic(features[:, :1], labels)
     of_control, of_own = both.coefficients.tolist()
-    if both.is_separating or of_control <= 0:
-        return 1.0
     gain = _log_likelihood(both, features, labels) - _log_likelihood(alone, features[:, :1], labels)
-    return of_own / of_control if of_own > 0 and gain >= _LEAST_GAIN else 0.0
+    if of_own <= 0 or gain < _LEAST_GAIN:
+        return 0.0
+    return float(min(of_own / of_control, _MOST_BESIDE)) if of_control > 0 else _MOST_BESIDE
 
 
 class _Fit(NamedTuple):

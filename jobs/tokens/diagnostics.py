@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -35,6 +35,7 @@ from jobs.llm.prompts import template_record
 from jobs.llm.reading import Reader, ReadingConfig
 from jobs.manifest import Artifact
 from jobs.progress import progress
+from jobs.score.calibration import Calibration
 from jobs.tokens.interventions import interventions, planned, soft_probe
 from jobs.tokens.soft_inputs import SoftInputs
 from jobs.tokens.tune import control_offsets
@@ -188,6 +189,9 @@ def tuned_system(config: DiagnosticsConfig, run: Run) -> System:
     if files.config["offset"] == "control":
         offsets = control_offsets(day.splits, run.read(CONTROL_LOGITS))
     prompts = _asked(config, run, reader, files.reading, tuned.backbone, offsets)
+    if config.version is not None:  # as it is served
+        version = open_version(run.home.store, config.version)
+        prompts = replace(prompts, weight=Calibration.of_version(version).beside_control)
     soft = tuned.soft_inputs(reader)
     probe = soft_probe(tuned.backbone.model, reader.answers, soft, config.batch_tokens)
     return System(probe, prompts, soft)

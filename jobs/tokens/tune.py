@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
@@ -209,7 +210,8 @@ def _rows(config: TuneConfig, run: Run, reader: Reader, splits: pa.Table) -> tup
     """Train and valid rows, with the control's logits where they are learned on top of."""
     offsets = None
     if config.offset == "control":
-        offsets = control_offsets(splits, run.read(CONTROL_LOGITS))
+        control = run.read(CONTROL_LOGITS)
+        offsets = control_offsets(splits, control, frozen=config.valid_history == "frozen")
     train = reader.rows("train", offsets=offsets)
     refuse_untrainable(train)
     valid = reader.rows(
@@ -222,8 +224,13 @@ def _rows(config: TuneConfig, run: Run, reader: Reader, splits: pa.Table) -> tup
     return train, valid
 
 
-def control_offsets(splits: pa.Table, control: pa.Table) -> Floats:
+def control_offsets(splits: pa.Table, control: pa.Table, *, frozen: bool = False) -> Floats:
     """(n_rows of SPLITS,) the control's logit of each.
+
+    Args:
+        splits: SPLITS.
+        control: CONTROL_LOGITS.
+        frozen: what the control says by histories that end where a row's split begins.
 
     Raises:
         JobError: it lacks some.
@@ -237,8 +244,10 @@ def control_offsets(splits: pa.Table, control: pa.Table) -> Floats:
             f"control_logits know {joined.num_rows} of {splits.num_rows} rows; run the job "
             "`control` again for this day"
         )
+    # Of train rows there is one logit: they are seen as they came.
+    logits = pc.coalesce(joined["frozen_logit"], joined["logit"]) if frozen else joined["logit"]
     offsets = np.empty(splits.num_rows, np.float32)
-    offsets[joined["place"].to_numpy()] = joined["logit"].to_numpy()
+    offsets[joined["place"].to_numpy()] = logits.to_numpy()
     return offsets
 
 

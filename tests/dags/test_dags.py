@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from jobs.launch import AFTER_LAST_NIGHT, MODULES, NIGHTLY, command
+import pytest
+
+from jobs.launch import AFTER_LAST_NIGHT, MODULES, NIGHTLY, TUNING_TOKENS, command
 from tests.conftest import ROOT
 from tests.dags.conftest import dag_files
 
@@ -142,3 +147,31 @@ def test_a_command_replaces_its_shell_and_quotes_its_values() -> None:
     assert line.endswith(
         "-m jobs.prepare.ingest --source 'my data; rm -rf /' --force --day 2026-03-02"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "usual", "full"),
+    [
+        ({}, TUNING_TOKENS, TUNING_TOKENS),
+        ({"TOKENS": "90000"}, 90_000, 0),
+        ({"FULL_TOKENS": "50000"}, TUNING_TOKENS, 50_000),
+        ({"TOKENS": "0"}, 0, 0),
+    ],
+)
+def test_who_sets_no_budget_gets_the_sample_s(given: dict[str, str], usual: int, full: int) -> None:
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("TIDEMARK_TOKENS", "TIDEMARK_FULL_TOKENS")
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from jobs_as_tasks import *; print(TOKENS.value, FULL_TOKENS.value)",
+        ],
+        cwd=ROOT / "dags",
+        env={**kept, "PYTHONPATH": str(ROOT), **{f"TIDEMARK_{k}": v for k, v in given.items()}},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-2:] == [str(usual), str(full)]

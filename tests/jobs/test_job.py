@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -390,3 +391,13 @@ def test_help_shows_each_field_and_an_example() -> None:
     )
     assert "--pause-s" in process.stdout
     assert "example: python -m jobs.prepare.item_texts --day 2026-03-02" in process.stdout
+
+
+def test_what_somebody_keeps_beside_the_nights_is_no_night(home: Home) -> None:
+    for name in ("day=2026-03-02", "day=2026-03-01", "day=2026-03-02.bak", "day=2026-02-30"):
+        folder = home.root / "runs" / "adapt" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").touch()
+    (home.root / "runs" / "adapt" / "day=2026-03-03").mkdir()
+    assert home.nights("adapt") == [date(2026, 3, 1), date(2026, 3, 2)]
+    assert home.nights("distil") == []

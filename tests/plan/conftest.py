@@ -25,9 +25,9 @@ class Games:
     source: Path  # the folder
     model: Path
 
-    def plan(self, day: date = AS_OF, *, force: bool = False) -> Plan:
+    def plan(self, day: date = AS_OF, *, force: bool = False, tokens: int = 0) -> Plan:
         night = flags_of_night(
-            day, self.home, source=str(self.source), model=str(self.model), tokens=0
+            day, self.home, source=str(self.source), model=str(self.model), tokens=tokens
         )
         return planned(night, self.home, force=force)
 

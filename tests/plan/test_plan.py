@@ -217,6 +217,14 @@ def test_machines_get_the_same_as_json_with_null_for_what_nobody_knows(games: Ga
     assert said["previous_version"] == 2
 
 
+def test_what_scoring_took_without_an_llm_says_nothing_of_scoring_with_one(games: Games) -> None:
+    day = NEXT + timedelta(days=1)
+    assert games.plan(day).expected["score"].basis.startswith("2 nights")
+    with_llm = games.plan(day, tokens=500).expected["score"]
+    assert with_llm.seconds is None
+    assert "documented rate" in with_llm.basis
+
+
 def test_a_backbone_that_is_not_there_is_said_and_not_fetched(games: Games) -> None:
     elsewhere = Games(games.home, games.source, Path("nobody/has-this-model"))
     plan = elsewhere.plan(NEXT + timedelta(days=1))

@@ -17,6 +17,7 @@ from jobs.errors import NotAvailable
 from jobs.home import Home
 from jobs.job import Config, Run, execute, mark_checked
 from jobs.report.figures import Estimate
+from jobs.report.last_night import LastNight
 from jobs.report.night_figures import NightMetrics, Previous
 from jobs.report.verdicts import against_previous
 from tests.conftest import DAY
@@ -94,6 +95,13 @@ def test_tonight_is_judged_on_the_test_rows_that_both_nights_scored(two_nights: 
     assert previous.before.auc == pytest.approx(roc_auc_score(mf["label"], mf["logit"]), abs=0.03)
     assert previous.auc is not None
     assert previous.auc.value == pytest.approx(previous.tonight.auc - previous.before.auc, abs=1e-5)
+
+
+@pytest.mark.parametrize(("wanted", "model"), [(None, "fused"), ("mf", "mf")])
+def test_a_night_speaks_with_its_own_main_model(wanted: str | None, model: str) -> None:
+    scores = pa.table({"model": ["mf", "llm", "fused"]})
+    assert LastNight(1, YESTERDAY, scores, wanted=wanted).model == model
+    assert LastNight(1, YESTERDAY, wanted=wanted).model is None
 
 
 def test_the_verdict_is_about_the_night_before_and_the_control_stands_below(

@@ -24,13 +24,14 @@ from jobs.errors import NotAvailable
 from jobs.files import sha256_file
 from jobs.home import Home
 from jobs.job import Config, Outcome, Run, execute, mark_checked
-from jobs.report.metrics import ece
+from jobs.report.metrics import ece, log_loss
 from jobs.score import calibrate
 from jobs.score.calibrate import CalibrateConfig
 from jobs.score.calibration import (
     CALIBRATION_FILE,
     Calibration,
     Link,
+    fitted_blend,
     fitted_link,
     sigmoid,
     weight_beside,
@@ -133,7 +134,32 @@ def test_what_an_llm_says_beside_a_control_weighs_as_much_as_it_is_worth():
     assert weight_beside(labels, control, 4 * own) == pytest.approx(0.2 / 0.5, abs=0.03)
     assert weight_beside(labels, control, -own) == 0
     assert weight_beside(labels, control, 0 * own) == 0
-    assert weight_beside(labels[:15], control[:15], own[:15]) == 1  # too few rows to say
+    assert weight_beside(labels, control, 0.01 * own) == 4  # a ratio of two fits can explode
+    assert weight_beside(labels, -control, own) == 4  # that the control says the opposite is chance
+    assert weight_beside(labels, -control, -own) == 0
+    assert weight_beside(labels[:15], control[:15], own[:15]) == 0  # too few rows to say
+
+
+def test_where_the_llm_does_not_pay_the_blend_is_the_factors_own_line():
+    labels, logits = planted(7, 2_000)
+    factors = fitted_link("mf", labels, {"mf": logits["mf"]})
+    of_few = {"llm": -logits["llm"][:200], "mf": logits["mf"][:200]}  # it says the opposite
+    for some, why in ((slice(200), "adds nothing beyond chance"), (slice(12), "are needed")):
+        asked = {name: each[some] for name, each in of_few.items()}
+        link = fitted_blend(labels[some], asked, factors)
+        assert (link.inputs, link.coefficients) == (("llm", "mf"), (0.0, *factors.coefficients))
+        assert link.intercept == factors.intercept
+        assert link.is_fitted
+        assert why in link.why
+        assert link.log_loss.after == pytest.approx(
+            log_loss(labels[some], sigmoid(factors.linear(asked)))
+        )
+
+
+def test_where_the_llm_pays_the_blend_is_fitted():
+    labels, logits = planted(8, 2_000)
+    factors = fitted_link("mf", labels, {"mf": logits["mf"]})
+    assert fitted_blend(labels, logits, factors) == fitted_link("fused", labels, logits)
 
 
 # -- what cannot be fitted -------------------------------------------------------------------------
