@@ -31,6 +31,8 @@ def _estimate(value: Mapping[str, float] | None) -> str:
 def summary(metrics: Mapping[str, Any]) -> Table:
     """Splits by systems: rows, users counted, AUC, UAUC, log loss; 80 columns wide.
 
+    A split of which no row was scored is left out, unless none was of either.
+
     Args:
         metrics: metrics.json, parsed; its schema is `jobs.report.night_figures.NightMetrics`.
     """
@@ -40,10 +42,11 @@ def summary(metrics: Mapping[str, Any]) -> Table:
         table.add_column(heading)
     for heading in ("Rows", "Users", "AUC", "UAUC", "Log loss"):
         table.add_column(heading, justify="right", no_wrap=True)
+    rows = [q for q in metrics["quality"] if q["slice"] == "all"]
+    judged = {q["split"] for q in rows if q["n_rows"]} or {"valid", "test"}
     for split in ("valid", "test"):
-        of_split = [q for q in metrics["quality"] if (q["split"], q["slice"]) == (split, "all")]
-        by_name = {q["system"]: q for q in of_split}
-        for name in titles:
+        by_name = {q["system"]: q for q in rows if q["split"] == split}
+        for name in titles if split in judged else ():
             q = by_name[name]
             table.add_row(
                 split,
