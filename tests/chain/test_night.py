@@ -10,18 +10,31 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import spearmanr
 
 from embedding_store import EmbeddingStore
 from embedding_store.errors import Corrupted
-from jobs.datasets import ALL, CTR_SCORES, ITEM_SEMANTICS, ITEMS, METRICS, REPORT, SPLITS
+from jobs.datasets import (
+    ALL,
+    CTR_SCORES,
+    HISTORIES,
+    ITEM_SEMANTICS,
+    ITEMS,
+    METRICS,
+    REPORT,
+    SPLITS,
+)
 from jobs.files import sha256_file
 from jobs.home import Home
-from jobs.job import load_manifest
+from jobs.job import Config, Run, load_manifest
 from jobs.launch import NIGHTLY, TUNING
+from jobs.score.factors import MatrixFactorisation
 from tests.chain.conftest import TOKENS, Night
 from tests.conftest import DAY
+from tests.in_process import run_job
 
 JOBS = [job for job in NIGHTLY if job not in TUNING]
 
@@ -179,3 +192,31 @@ def test_a_failing_chain_says_which_job_failed_and_why(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "not a source" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_llm_knows_of_titles_reaches_items_that_train_has_not_seen(
+    night: Night, tmp_path: Path
+) -> None:
+    """Aligned factors and plain ones against the planted probability, not against labels."""
+    plain = Home(tmp_path / "home")
+    shutil.copytree(night.home.root, plain.root, symlinks=True)
+    run_job("align", plain, DAY, alignment_weight=0.0)
+    run = Run("probe", DAY, Config(), night.home)
+    splits, histories = run.read(SPLITS), run.read(HISTORIES)
+    known = splits.filter(pc.equal(splits["split"], "train"))["item_id"].combine_chunks()
+    is_cold = pc.invert(pc.is_in(splits["item_id"], known))
+    asked = splits.filter(pc.and_(pc.equal(splits["split"], "test"), is_cold))
+    assert asked.num_rows > 400
+    truth = pq.read_table(night.home.raw / "sample" / "truth" / "events.parquet")
+    pairs = zip(truth["user_id"].to_pylist(), truth["item_id"].to_pylist(), strict=True)
+    chance = dict(zip(pairs, truth["probability"].to_pylist(), strict=True))
+    planted = [
+        chance[pair]
+        for pair in zip(asked["user_id"].to_pylist(), asked["item_id"].to_pylist(), strict=True)
+    ]
+
+    def agreement(home: Home) -> float:
+        model = MatrixFactorisation.of_night(Run("probe", DAY, Config(), home))
+        return float(spearmanr(model.score(asked, histories).logits, planted).statistic)
+
+    assert agreement(night.home) > agreement(plain) + 0.05
