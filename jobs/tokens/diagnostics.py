@@ -71,9 +71,14 @@ class DiagnosticsConfig(LookConfig, ReadingConfig):
 
     @property
     def of_text(self) -> str | None:
-        """A flag that was given and that a tuned system answers by itself."""
-        given = self.model_fields_set & {*ReadingConfig.model_fields, "adapter"}
-        return min(given, default=None)
+        """A flag that is not at its default and that a tuned system answers by itself.
+
+        Which fields were set says nothing: a command line sets all of them.
+        """
+        fields = type(self).model_fields
+        names = sorted({*ReadingConfig.model_fields, "adapter"})
+        changed = (each for each in names if getattr(self, each) != fields[each].get_default())
+        return next(changed, None)
 
 
 class Day(NamedTuple):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from jobs.check import check
+from jobs.command_line import parse
 from jobs.datasets import LLM_DIAGNOSTICS, SPLITS, TUNE_VALID, Dataset
 from jobs.errors import JobError
 from jobs.home import Home
@@ -404,6 +405,15 @@ def test_the_job_looks_into_the_days_tuned_system(tuned_home: Home, tiny_folder:
     assert "token_weights" in {each.name for each in outcome.manifest.inputs}
     again = execute("diagnostics", config, DAY, tuned_home, job, sources=sources)
     assert again.status == "unchanged"
+
+
+def test_the_command_line_looks_into_a_tuned_system() -> None:
+    """A command line sets every field of a config, those that nobody gave too."""
+    asked = parse("diagnostics", DiagnosticsConfig, ["--day", str(DAY), "--tuned"]).config
+    assert asked.is_of_tuned
+    assert asked.of_text is None
+    words = ["--day", str(DAY), "--tuned", "--max-titles", "4"]
+    assert parse("diagnostics", DiagnosticsConfig, words).config.of_text == "max_titles"
 
 
 @pytest.mark.parametrize(
