@@ -52,12 +52,12 @@ def together(n: int, home: Home, words: list[str]) -> None:
     subprocess.run([sys.executable, *several, *words], env=environment(home, n), check=True)
 
 
-def run_checked(job: str, home: Home, **flags: object) -> None:
+def run_checked(job: str, home: Home, *, day: date = DAY, **flags: object) -> None:
     """A job and its checks; without DuckDB, outputs that have passed elsewhere stand."""
-    subprocess.run(arguments(job, day=DAY, **flags), env=environment(home, 1), check=True)
+    subprocess.run(arguments(job, day=day, **flags), env=environment(home, 1), check=True)
     tables = [each for each in made_by(job) if each.format is Format.PARQUET]
-    if not all(is_checked(home, each, DAY) for each in tables) or find_spec("duckdb"):
-        check = arguments("check", producer=job, day=DAY)
+    if not all(is_checked(home, each, day) for each in tables) or find_spec("duckdb"):
+        check = arguments("check", producer=job, day=day)
         subprocess.run(check, env=environment(home, 1), check=True)
 
 

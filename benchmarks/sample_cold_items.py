@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import time
 from dataclasses import asdict
 from datetime import UTC, date, datetime
@@ -25,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from llm_homes import lend
+from llm_homes import lend, run_checked
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -36,13 +34,11 @@ from jobs.datasets import (
     HISTORIES,
     ITEM_TEXTS,
     SPLITS,
-    Format,
-    made_by,
 )
 from jobs.files import write_atomically
 from jobs.home import Home
-from jobs.job import Config, Run, is_checked
-from jobs.launch import TUNING_TOKENS, arguments, tuning_flags
+from jobs.job import Config, Run
+from jobs.launch import TUNING_TOKENS, tuning_flags
 from jobs.llm.backbone import DEFAULT_BACKBONE, load, resolve
 from jobs.manifest import code_version
 from jobs.prepare.sample import write_sample
@@ -58,26 +54,16 @@ BATCH_TOKENS = 2_048
 Logits = NDArray[np.float64]
 
 
-def run(job: str, home: Home, **flags: object) -> None:
-    """A job and its checks; what stands is not redone."""
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TIDEMARK_HOME": str(home.root)}
-    subprocess.run(arguments(job, day=DAY, **flags), env=environment, check=True)
-    tables = [each for each in made_by(job) if each.format is Format.PARQUET]
-    if not all(is_checked(home, each, DAY) for each in tables):
-        check = arguments("check", producer=job, day=DAY)
-        subprocess.run(check, env=environment, check=True)
-
-
 def prepared(work: Path, tokens: int) -> Home:
     """A home that holds what all seeds read."""
     home = Home(work / "shared")
     write_sample(home.raw / "sample")
-    run("ingest", home, source=str(home.raw / "sample"))
+    run_checked("ingest", home, day=DAY, source=str(home.raw / "sample"))
     for job in ("splits", "item_texts"):
-        run(job, home)
-    run("adapt", home, **tuning_flags(tokens))
-    run("distil", home, adapter=DAY)
-    run("control", home)
+        run_checked(job, home, day=DAY)
+    run_checked("adapt", home, day=DAY, **tuning_flags(tokens))
+    run_checked("distil", home, day=DAY, adapter=DAY)
+    run_checked("control", home, day=DAY)
     return home
 
 
@@ -154,15 +140,17 @@ def of_seed(shared: Home, night: Night, work: Path, seed: int, tokens: int) -> d
     """Logits of all systems with one seed, by name."""
     plain, alone, behind = (Home(work / f"{name}-{seed}") for name in ("plain", "alone", "behind"))
     lend(shared, plain, {"align"})
-    run("align", plain, seed=seed, alignment_weight=0, user_alignment_weight=0)
+    run_checked("align", plain, day=DAY, seed=seed, alignment_weight=0, user_alignment_weight=0)
     lend(shared, alone, {"align", "tune", "calibrate"})
-    run("align", alone, seed=seed)
+    run_checked("align", alone, day=DAY, seed=seed)
     lend(alone, behind, {"tune", "calibrate"})
     found = {"factors, not aligned": night.factors(plain), "factors": night.factors(alone)}
     found["control"] = night.control
     for home, offset in ((alone, "none"), (behind, "control")):
-        run("tune", home, adapter=DAY, seed=seed, offset=offset, **tuning_flags(tokens))
-        run("calibrate", home)
+        run_checked(
+            "tune", home, day=DAY, adapter=DAY, seed=seed, offset=offset, **tuning_flags(tokens)
+        )
+        run_checked("calibrate", home, day=DAY)
         links = Calibration.model_validate_json(home.output(CALIBRATION, DAY).read_text())
         own = night.llm(home)
         if offset == "none":

@@ -66,8 +66,8 @@ TOKENS = Param(
     description="that tuning reads on a usual night; more than an epoch is one; 0: no tuning",
 )
 FULL_TOKENS = Param(
-    # Who sets neither gets the sample's budget; who sets one gets whole epochs of the other.
-    int(set_for_all("FULL_TOKENS", (set_for_all("TOKENS", "") and "0") or str(TUNING_TOKENS))),
+    # Who sets neither gets the sample's budget; who sets TOKENS alone, whole epochs here.
+    int(set_for_all("FULL_TOKENS", "0" if set_for_all("TOKENS", "") else str(TUNING_TOKENS))),
     type="integer",
     minimum=0,
     description="that tuning from the start reads, and an adapter; 0: all of its epochs",

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from datetime import date
 
 from jobs.check import check
 from jobs.home import Home
-from jobs.job import Outcome, execute
-from jobs.launch import MODULES
+from jobs.job import Outcome, declared_by, execute
 from tests.conftest import DAY
 
 
 def run_job(job: str, home: Home, day: date = DAY, **fields: object) -> Outcome:
     """One job of the chain with its checks; `fields` set its config."""
-    declared = importlib.import_module(MODULES[job]).DECLARED
+    declared = declared_by(job)
     outcome = execute(
         job,
         declared.config_class(**fields),
